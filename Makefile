@@ -1,0 +1,17 @@
+# Every target sets up .venv by itself (Python 3.10 to 3.13 is all it needs) and may be repeated.
+# Another interpreter: make demo PYTHON=python3.12        More arguments: make demo ARGS="--set seed=1"
+PYTHON ?= python3
+ARGS ?=
+
+.PHONY: help setup demo test lab docs export clean
+
+help:
+	@echo "make demo    a complete STAL run on the embedded scenes"
+	@echo "make test    all tests: every notebook, then pytest with a browser"
+	@echo "make lab     JupyterLab at the index"
+	@echo "make docs    the documentation site, in _docs/index.html"
+	@echo "make export  the library and README.md from the notebooks"
+	@echo "make clean   remove generated files and noise in notebooks"
+
+setup demo test lab docs export clean:
+	@$(PYTHON) -m stal_nb.bootstrap $@ $(ARGS)

@@ -1,0 +1,370 @@
+"""The documentation site and README.md, made from the notebooks with packages from PyPI alone.
+
+    python -m stal_nb.docs site [--out _docs]     a site that opens from disk and asks no network for anything
+    python -m stal_nb.docs readme [--check]       README.md and its pictures from nbs/index.ipynb
+
+nbdev turns each notebook into a page with signatures, smalldocs renders the pages. What smalldocs would fetch from a content network, this
+module puts into the site: formulas become MathML with a font of their own, plotly figures use the plotly.js of the installed package, search
+works without a server, links to the source code lead to copies beside the pages.
+"""
+from __future__ import annotations
+
+import argparse
+import ast
+import base64
+import contextlib
+import html
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+ROOT = Path(__file__).resolve().parent.parent  # of the project: this module is for a checkout, not for an installed package
+PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
+COPIED = (".png", ".jpg", ".jpeg", ".svg", ".css", ".js", ".woff2", ".txt", ".yml")  # files of nbs/ that pages use
+
+
+class DocsError(Exception):
+    "The site or the README cannot be built; the message says where and why."
+
+
+# -- notebooks to pages --------------------------------------------------------------------------------------------------------
+
+
+def notebooks(folder: Path) -> list[Path]:
+    "All notebooks below a folder, in reading order, without checkpoints and drafts."
+    found = (f for f in folder.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in f.relative_to(folder).parts))
+    return sorted(found, key=lambda f: (len(f.relative_to(folder).parts), f.name != "index.ipynb", f.name))
+
+
+def web_output(output: dict, number: str) -> dict | None:
+    "An output as a page without a kernel can show it: plotly data becomes a figure; a widget leaves a note."
+    data = output.get("data") or {}
+    if PLOTLY in data:
+        figure = {k: data[PLOTLY].get(k) for k in ("data", "layout", "frames") if data[PLOTLY].get(k)}
+        height = (figure.get("layout") or {}).get("height") or 450
+        source = json.dumps(figure).replace("</", "<\\/")
+        text = (f'<div class="stal-plot" id="plot-{number}" style="min-height:{height}px"></div>'
+                f'<script type="application/json" data-plot="plot-{number}">{source}</script>')
+        return {"output_type": "display_data", "metadata": {}, "data": {"text/html": text}}
+    if WIDGET in data:
+        text = '<p class="stal-live">Here stand live controls when the notebook runs: open it in JupyterLab (<code>make lab</code>).</p>'
+        return {"output_type": "display_data", "metadata": {}, "data": {"text/html": text}}
+    return output
+
+
+def show_code(cell) -> None:
+    "A page shows the code of exported cells beside their signatures: it is what the notebook explains. Cells of imports stay hidden."
+    tree = ast.parse(re.sub(r"^[%!].*$", "", cell.source, flags=re.M)).body
+    if not all(isinstance(node, (ast.Import, ast.ImportFrom)) for node in tree):
+        cell.source = re.sub(r"^#\|\s*export\s*$", "#| exports", cell.source, count=1, flags=re.M)
+
+
+def process_notebook(source: Path, target: Path) -> None:
+    "Write the page version of a notebook: nbdev's signatures, the code, and outputs for the web. Runs no cell of the notebook."
+    from execnb.nbio import read_nb, write_nb
+    from execnb.shell import CaptureShell
+    from nbdev.process import NBProcessor
+    from nbdev.processors import FilterDefaults, _show_docs, exec_show_docs
+
+    nb = read_nb(source)
+    module = re.search(r"^#\|\s*default_exp\s+(\S+)", "\n".join(c.source for c in nb.cells if c.cell_type == "code"), flags=re.M)
+    for cell in nb.cells:
+        if cell.cell_type == "code":
+            show_code(cell)
+
+    class RunSignatures(exec_show_docs):
+        "Runs `show_doc` alone, with the names of the notebook's module. nbdev's own would run every cell that imports something."
+
+        def begin(self):
+            self.k = CaptureShell()
+            self.k.run_cell("from nbdev.showdoc import show_doc")
+            if module:
+                self.k.run_cell(f"import importlib; globals().update(vars(importlib.import_module('stal_nb.{module[1]}')))")
+                if self.k.exc:
+                    raise DocsError(f"{source.name}: stal_nb.{module[1]} cannot be imported: {self.k.exc}") from self.k.exc
+
+        def __call__(self, cell):
+            if cell.cell_type == "code" and _show_docs(cell.parsed_() or []):
+                self.k.cell(cell)
+                if self.k.exc:
+                    raise DocsError(f"{source.name}: {cell.source!r} failed: {self.k.exc}") from self.k.exc
+
+        def end(self):
+            self.k.reset()
+
+    NBProcessor(nb=nb, procs=[RunSignatures if p is exec_show_docs else p for p in FilterDefaults().procs()]).process()
+    for i, cell in enumerate(nb.cells):
+        if cell.cell_type == "code":
+            outputs = [web_output(o, f"{i}-{k}") for k, o in enumerate(cell.get("outputs") or [])]
+            cell.outputs = [o for o in outputs if o]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_nb(nb, target)
+
+
+@contextlib.contextmanager
+def project_folder():
+    "nbdev looks for settings.ini from the current folder upwards; `IN_TEST` keeps cells from exporting."
+    before, flag = os.getcwd(), os.environ.get("IN_TEST")
+    os.chdir(ROOT)
+    os.environ["IN_TEST"] = "1"
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        os.environ.pop("IN_TEST") if flag is None else os.environ.__setitem__("IN_TEST", flag)
+
+
+def process_all(source: Path, target: Path) -> None:
+    "Page versions of all notebooks of a folder, with the files that they use."
+    for file in source.rglob("*"):
+        if file.is_file() and file.suffix in COPIED and not any(p.startswith(".") for p in file.relative_to(source).parts):
+            copy = target / file.relative_to(source)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, copy)
+    with project_folder():
+        for notebook in notebooks(source):
+            print(f"  {notebook.relative_to(source)}", flush=True)
+            process_notebook(notebook, target / notebook.relative_to(source))
+
+
+# -- pages to a site that needs no network -----------------------------------------------------------------------------------------
+
+MATHS = re.compile(r'<span class="math (inline|display)">\\([(\[])(.*?)\\[)\]]</span>', re.S)
+
+
+def formulas(page: str, where: str = "page") -> str:
+    "Replace the LaTeX that smalldocs leaves to a script by MathML. Raises `DocsError` with the formula that cannot be read."
+    from math_core import LatexError, LatexToMathML
+
+    convert = LatexToMathML(annotation=True, fancy_error=False, macros={"argmax": r"\operatorname*{arg\,max}", "argmin": r"\operatorname*{arg\,min}"})
+
+    def one(match: re.Match) -> str:
+        kind, _, source = match.groups()
+        latex = html.unescape(source).strip()
+        try:
+            return f'<span class="math {kind}">{convert.convert_with_local_state(latex, displaystyle=kind == "display")}</span>'
+        except LatexError as error:
+            raise DocsError(f"{where}: found a formula that cannot be read, {latex!r}: {error}") from error
+
+    return MATHS.sub(one, page)
+
+
+def local_links(page: str, depth: int, base: str, repository: str) -> str:
+    "Turn links to the published site and to source files of the repository into links between the files of this site."
+    up = "../" * depth
+    page = re.sub(rf'href="{re.escape(base)}/([^"]*)"', lambda m: f'href="{up}{m[1]}"', page)
+    source = rf'href="{re.escape(repository)}/blob/\w+/(stal_nb/[\w/]+)\.py(?:#L(\d+))?"'
+    page = re.sub(source, lambda m: f'href="{up}source/{m[1]}.html{"#L-" + m[2] if m[2] else ""}"', page)
+    return re.sub(r'href="((?:\.\.?/)+)"', r'href="\1index.html"', page)  # a folder opened from disk is a list of files
+
+
+def finish_page(page: str, depth: int, settings: dict, where: str) -> str:
+    "Everything that a rendered page still needs to stand alone."
+    up = "../" * depth
+    page = re.sub(r'<(?:link|script)\b[^>]*(?:href|src)="https://cdn\.jsdelivr\.net/npm/katex[^>]*>(?:</script>)?', "", page)
+    page = formulas(page, where)
+    page = local_links(page, depth, settings["doc_host"] + settings["doc_baseurl"], settings["git_url"])
+    page = re.sub(r'<img (?![^>]*\balt=)', '<img alt="Output of the code above" ', page)
+    scripts = f'<script src="{up}site_libs/stal_nb.js"></script>'
+    if 'class="stal-plot"' in page:
+        scripts += f'<script src="{up}site_libs/plotly.min.js" defer></script>'
+    return page.replace("</head>", scripts + "</head>", 1)
+
+
+def source_pages(package: Path, target: Path) -> None:
+    "A page for each module of the package, with an anchor at each line."
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    for module in sorted(package.rglob("*.py")):
+        name = module.relative_to(package.parent)
+        page = target / name.with_suffix(".html")
+        page.parent.mkdir(parents=True, exist_ok=True)
+        style = HtmlFormatter(style="default").get_style_defs(".highlight")
+        body = highlight(module.read_text(encoding="utf-8"), PythonLexer(), HtmlFormatter(linenos="inline", anchorlinenos=True, lineanchors="L"))
+        home = "../" * len(name.parts) + "index.html"
+        page.write_text(
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{name}</title>'
+            f'<link rel="icon" href="data:,"><style>{style} body{{font:15px/1.45 system-ui,sans-serif;margin:1rem auto;max-width:1100px;padding:0 1rem;'
+            f'background:#fff;color:#222}} .highlight{{overflow-x:auto;background:#fff}} pre{{line-height:1.4}} .linenos{{user-select:none}}'
+            f'@media (prefers-color-scheme: dark){{html{{filter:invert(.9) hue-rotate(180deg);background:#fff}}}}</style>'
+            f'<p><a href="{home}">stal_nb</a> / {name}</p>{body}</html>', encoding="utf-8")
+
+
+def smalldocs(folder: Path) -> None:
+    "Render the site of a folder; its output goes to the folder `_docs` inside. Raises `DocsError` with what smalldocs said."
+    if sys.version_info < (3, 11):
+        raise DocsError(f"Python: found {sys.version.split()[0]}, expected 3.11 or newer, which smalldocs, the renderer of the site, needs")
+    done = subprocess.run([sys.executable, "-c", "from smalldocs.cli import main; main()", "render", str(folder), "--quiet"], capture_output=True, text=True)
+    for line in (done.stdout + done.stderr).splitlines():
+        print(f"  smalldocs: {line}", flush=True)
+    if done.returncode:
+        raise DocsError(f"smalldocs render {folder}: exit status {done.returncode}, expected 0; see its words above")
+
+
+def read_settings() -> dict:
+    "The values of settings.ini."
+    import configparser
+
+    parser = configparser.ConfigParser(delimiters=["="])
+    if not parser.read(ROOT / "settings.ini", encoding="utf-8"):
+        raise DocsError(f"{ROOT / 'settings.ini'}: not found; the site is built from a checkout of the project")
+    return dict(parser["DEFAULT"])
+
+
+def build_site(out: Path, work: Path | None = None) -> Path:
+    "Build the whole site into `out`, which is replaced in the end; returns its first page."
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(work or temporary) / "pages"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        print("Notebooks:", flush=True)
+        process_all(ROOT / "nbs", work)
+        print("Rendering", flush=True)
+        smalldocs(work)
+        site, settings = work / "_docs", read_settings()
+        for page in site.rglob("*.html"):
+            where = page.relative_to(site)
+            page.write_text(finish_page(page.read_text(encoding="utf-8"), len(where.parts) - 1, settings, str(where)), encoding="utf-8")
+        for style in (site / "site_libs").rglob("*.css"):
+            text = style.read_text(encoding="utf-8")
+            style.write_text(re.sub(r"@import url\(https?:[^)]*\);?", "", text), encoding="utf-8")
+        shutil.copyfile(ROOT / "nbs" / "site.js", site / "site_libs" / "stal_nb.js")
+        if any('class="stal-plot"' in page.read_text(encoding="utf-8") for page in site.rglob("*.html")):
+            import plotly.offline
+
+            (site / "site_libs" / "plotly.min.js").write_text(plotly.offline.get_plotlyjs(), encoding="utf-8")
+        if (site / "search.json").exists():
+            (site / "search-index.js").write_text("window.stalNbSearch=" + (site / "search.json").read_text(encoding="utf-8"), encoding="utf-8")
+        source_pages(ROOT / "stal_nb", site / "source")
+        out.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.move(str(site), str(out))
+    return out / "index.html"
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------------------
+
+
+def broken_links(site: Path) -> list[str]:
+    "Links and files of pages that lead nowhere inside the site, and files that a page would fetch from a network."
+    pages = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
+    anchors = {page: set(re.findall(r'\b(?:id|name)="([^"]+)"', text)) for page, text in pages.items()}
+    problems = []
+    for page, text in pages.items():
+        text = re.sub(r"<script\b[^>]*>.*?</script>", lambda m: m[0].split(">", 1)[0] + ">", text, flags=re.S)
+        for tag, attribute, target in re.findall(r'<(\w+)\b[^>]*?\b(href|src)="([^"]*)"', text):
+            target = html.unescape(target)
+            parts = urlsplit(target)
+            if parts.scheme in ("http", "https") or target.startswith("//"):
+                if tag != "a" and 'rel="canonical"' not in text[max(0, text.find(target) - 80):text.find(target)]:
+                    problems.append(f"{page.relative_to(site)}: <{tag} {attribute}> fetches {target}")
+            elif not parts.scheme:
+                file = (page.parent / _unquote(parts.path)).resolve() if parts.path else page.resolve()
+                file = file / "index.html" if file.is_dir() else file
+                if not file.exists():
+                    problems.append(f"{page.relative_to(site)}: no file for {target}")
+                elif parts.fragment and file.suffix == ".html":
+                    known = next((a for p, a in anchors.items() if p.resolve() == file), set())
+                    if _unquote(parts.fragment) not in known and parts.fragment not in ("", "top"):
+                        problems.append(f"{page.relative_to(site)}: no anchor for {target}")
+    return sorted(set(problems))
+
+
+def _unquote(text: str) -> str:
+    from urllib.parse import unquote
+
+    return unquote(text)
+
+
+# -- README ----------------------------------------------------------------------------------------------------------------------------
+
+
+def directives(source: str) -> tuple[set[str], dict[str, str], str]:
+    "The `#|` lines of a cell as flags and values, and the code without them."
+    flags, values, lines = set(), {}, source.split("\n")
+    while lines and lines[0].startswith("#|"):
+        key, colon, value = lines.pop(0)[2:].strip().partition(":")
+        flags.add(key.strip()) if not colon else values.__setitem__(key.strip(), value.strip().strip("\"'"))
+    return flags, values, "\n".join(lines)
+
+
+def readme(notebook: Path) -> tuple[str, dict[str, bytes]]:
+    "The README's text and its pictures {path in the project: bytes}, from the stored cells and outputs of the index notebook."
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    parts, pictures = [f"<!-- Generated from nbs/{notebook.name} by `make export`: edit the notebook. -->"], {}
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "markdown":
+            parts.append(_readme_links(source.strip()))
+            continue
+        flags, values, code = directives(source)
+        if cell["cell_type"] != "code" or "hide" in flags or values.get("include") == "false" or "default_exp" in source:
+            continue
+        if values.get("echo") != "false" and code.strip():
+            parts.append(f"```python\n{code.strip()}\n```")
+        for output in cell.get("outputs", []):
+            data = output.get("data") or {}
+            if "image/png" in data:
+                name = f"nbs/images/{values.get('label', 'figure-' + str(len(pictures)))}.png"
+                pictures[name] = base64.b64decode("".join(data["image/png"]))
+                parts.append(f"![{values.get('fig-alt', 'Output of the code above')}]({name})")
+            elif output["output_type"] == "stream" or "text/plain" in data:
+                text = "".join(output.get("text") or data["text/plain"]).rstrip()
+                parts.append("\n".join("    " + line for line in text.splitlines()))
+    return "\n\n".join(parts) + "\n", pictures
+
+
+def _readme_links(text: str) -> str:
+    "Links relative to nbs/ as links relative to the project."
+    def one(match: re.Match) -> str:
+        target = match[2]
+        if re.match(r"\w+:|#|/", target):
+            return match[0]
+        path = target[3:] if target.startswith("../") else f"nbs/{target}"
+        return f"{match[1]}({quote(path, safe='/#%:._-')})"
+
+    return re.sub(r"(!?\[[^\]]*\])\(([^)\s]+)\)", one, text)
+
+
+def write_readme(check: bool = False) -> list[str]:
+    "Write README.md and its pictures, or only name the files that are out of step."
+    text, pictures = readme(ROOT / "nbs" / "index.ipynb")
+    files = {"README.md": text.encode(), **pictures}
+    stale = [name for name, data in files.items() if not (ROOT / name).exists() or (ROOT / name).read_bytes() != data]
+    for name in [] if check else stale:
+        (ROOT / name).parent.mkdir(parents=True, exist_ok=True)
+        (ROOT / name).write_bytes(files[name])
+    return stale
+
+
+def main(arguments: list[str] | None = None) -> int:
+    "Command line. Exit status 1 with a reason if something cannot be built or is out of step."
+    parser = argparse.ArgumentParser(prog="python -m stal_nb.docs", description="Documentation site and README from the notebooks.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("site", help="build the site").add_argument("--out", default=str(ROOT / "_docs"), help="folder of the site")
+    commands.add_parser("readme", help="write README.md").add_argument("--check", action="store_true", help="only say whether it is in step")
+    options = parser.parse_args(arguments)
+    try:
+        if options.command == "readme":
+            stale = write_readme(options.check)
+            print("\n".join(f"{'Out of step' if options.check else 'Written'}: {name}" for name in stale) or "README.md is in step with nbs/index.ipynb.")
+            return int(bool(stale and options.check))
+        first = build_site(Path(options.out).resolve())
+        problems = broken_links(first.parent)
+        print("\n".join(problems + [f"Site: {first}"]))
+        return int(bool(problems))
+    except DocsError as error:
+        print(f"stal_nb.docs: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
