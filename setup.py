@@ -29,7 +29,10 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     url=settings["git_url"],
-    project_urls={"Documentation": settings["doc_host"] + settings["doc_baseurl"], "Changelog": settings["git_url"] + "/blob/main/CHANGELOG.md"},
+    project_urls={
+        "Documentation": settings["doc_host"] + settings["doc_baseurl"],
+        "Changelog": settings["git_url"] + "/blob/main/CHANGELOG.md",
+    },
     keywords=settings["keywords"].split(),
     classifiers=[
         "Development Status :: 3 - Alpha",

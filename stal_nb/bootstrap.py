@@ -153,6 +153,9 @@ def explain_pip_failure(output):
     return "pip said why above. After putting it right, start again; what is installed already is kept."
 
 
+TOLD = ("Downloading", "Building", "Installing collected", "Successfully", "ERROR", "error", "Retrying", "WARNING: Retrying")  # of what pip says
+
+
 def pip_install(python, root, target):
     """Install `target` (relative to `root`) with pip, showing what it does."""
     command = [str(python), "-m", "pip", "install", "--disable-pip-version-check", "--no-input", "--progress-bar", "off", "-e", target]
@@ -162,9 +165,10 @@ def pip_install(python, root, target):
         for raw in process.stdout:
             line = raw.decode(errors="replace").rstrip()
             tail = (tail + [line])[-200:]
-            if not line.lstrip().startswith(("Requirement already satisfied", "Looking in", "Using cached", "Obtaining dependency")):
-                print("  " + line, flush=True)
+            if line.lstrip().startswith(TOLD):
+                print("  " + line.strip()[:160], flush=True)
     if process.returncode:
+        print("\n".join("  " + line for line in tail[-25:]), flush=True)
         raise SetupProblem("The packages could not be installed. " + explain_pip_failure("\n".join(tail)))
 
 

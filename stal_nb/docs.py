@@ -65,6 +65,21 @@ def show_code(cell) -> None:
         cell.source = re.sub(r"^#\|\s*export\s*$", "#| exports", cell.source, count=1, flags=re.M)
 
 
+def callouts(text: str) -> str:
+    "GitHub's alerts (`> [!NOTE]`), which JupyterLab and code hosts show, as callouts of the site."
+    def one(match: re.Match) -> str:
+        body = re.sub(r"^> ?", "", match[2], flags=re.M).strip()
+        return f"::: {{.callout-{match[1].lower()}}}\n{body}\n:::\n"
+
+    return re.sub(r"^> \[!(NOTE|TIP|IMPORTANT|WARNING|CAUTION)\][ ]*\n((?:>.*(?:\n|\Z))+)", one, text, flags=re.M)
+
+
+def library_imports(nb) -> list[str]:
+    "The lines of a notebook that import names from this package."
+    trees = [ast.parse(re.sub(r"^[%!].*$", "", cell.source, flags=re.M)) for cell in nb.cells if cell.cell_type == "code"]
+    return [ast.unparse(node) for tree in trees for node in tree.body if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stal_nb")]
+
+
 def process_notebook(source: Path, target: Path) -> None:
     "Write the page version of a notebook: nbdev's signatures, the code, and outputs for the web. Runs no cell of the notebook."
     from execnb.nbio import read_nb, write_nb
@@ -77,17 +92,20 @@ def process_notebook(source: Path, target: Path) -> None:
     for cell in nb.cells:
         if cell.cell_type == "code":
             show_code(cell)
+        elif cell.cell_type == "markdown":
+            cell.source = callouts(cell.source)
 
     class RunSignatures(exec_show_docs):
         "Runs `show_doc` alone, with the names of the notebook's module. nbdev's own would run every cell that imports something."
 
         def begin(self):
             self.k = CaptureShell()
-            self.k.run_cell("from nbdev.showdoc import show_doc")
+            lines = ["from nbdev.showdoc import show_doc", *library_imports(nb)]
             if module:
-                self.k.run_cell(f"import importlib; globals().update(vars(importlib.import_module('stal_nb.{module[1]}')))")
-                if self.k.exc:
-                    raise DocsError(f"{source.name}: stal_nb.{module[1]} cannot be imported: {self.k.exc}") from self.k.exc
+                lines.append(f"import importlib; globals().update(vars(importlib.import_module('stal_nb.{module[1]}')))")
+            self.k.run_cell("\n".join(lines))
+            if self.k.exc:
+                raise DocsError(f"{source.name}: the library cannot be imported: {self.k.exc}") from self.k.exc
 
         def __call__(self, cell):
             if cell.cell_type == "code" and _show_docs(cell.parsed_() or []):
@@ -164,12 +182,19 @@ def local_links(page: str, depth: int, base: str, repository: str) -> str:
     return re.sub(r'href="((?:\.\.?/)+)"', r'href="\1index.html"', page)  # a folder opened from disk is a list of files
 
 
+def fold_long_code(match: re.Match, longest: int = 60) -> str:
+    "Code stands open below its signature, unless it is longer than a screen."
+    opened = "" if match[1].count("\n") > longest else " open"
+    return f'<details{opened} class="code-fold"><summary>Code</summary>{match[1]}</details>'
+
+
 def finish_page(page: str, depth: int, settings: dict, where: str) -> str:
     "Everything that a rendered page still needs to stand alone."
     up = "../" * depth
     page = re.sub(r'<(?:link|script)\b[^>]*(?:href|src)="https://cdn\.jsdelivr\.net/npm/katex[^>]*>(?:</script>)?', "", page)
     page = formulas(page, where)
     page = local_links(page, depth, settings["doc_host"] + settings["doc_baseurl"], settings["git_url"])
+    page = re.sub(r'<details open="" class="code-fold">\s*<summary>Exported source</summary>(.*?)</details>', fold_long_code, page, flags=re.S)
     page = re.sub(r'<img (?![^>]*\balt=)', '<img alt="Output of the code above" ', page)
     scripts = f'<script src="{up}site_libs/stal_nb.js"></script>'
     if 'class="stal-plot"' in page:
