@@ -9,7 +9,7 @@ __all__ = ['ROAD', 'SIDEWALK', 'BUILDING', 'WALL', 'FENCE', 'POLE', 'LIGHT', 'SI
            'draw_wall', 'draw_fence', 'draw_pole', 'draw_person', 'draw_two_wheeler', 'draw_vehicle', 'compose',
            'draw_clutter', 'texture', 'light', 'weather', 'develop', 'sensor_tile', 'SceneDataset']
 
-# %% ../nbs/01_scenes.ipynb #c601c476
+# %% ../nbs/01_scenes.ipynb #ecbc358e
 import zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,7 +24,7 @@ from .labels import CITYSCAPES, Sample
 (ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, TERRAIN, SKY, PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE,
  BICYCLE) = range(19)
 
-# %% ../nbs/01_scenes.ipynb #7ec5c8b4
+# %% ../nbs/01_scenes.ipynb #dca68992
 class Canvas:
     "What is painted on: colour, class and depth of every pixel, and the camera that turns metres into pixels."
 
@@ -148,7 +148,7 @@ def window_of(tile: np.ndarray, height: int, width: int, rng: np.random.Generato
         part = tile[np.ix_((np.arange(rows) + oy) % 512, (np.arange(columns) + ox) % 512)]
     return part if scale == 1 else part.repeat(scale, 0).repeat(scale, 1)[:height, :width]
 
-# %% ../nbs/01_scenes.ipynb #a33f9e10
+# %% ../nbs/01_scenes.ipynb #1fcd9500
 @dataclass(frozen=True)
 class Style:
     "Everything that makes a place look like itself. Rates are expected numbers of things a scene; colours are RGB in [0, 1]."
@@ -162,22 +162,22 @@ class Style:
     grass: tuple = (0.35, 0.62, 0.22)
     sky: tuple = (0.45, 0.68, 0.95)
     gaps: float = 0.15  # share of the street's length without a building
-    trees: float = 5.0
+    trees: float = 8.0
     hedges: float = 0.35
     lawns: float = 0.4
     cars: float = 4.0
-    people: float = 1.8
-    cyclists: float = 0.35
-    bicycles: float = 0.7
-    motorcycles: float = 0.3
-    trucks: float = 0.2
-    buses: float = 0.17
-    trains: float = 0.11
+    people: float = 4.0
+    cyclists: float = 0.15
+    bicycles: float = 0.5
+    motorcycles: float = 0.09
+    trucks: float = 0.11
+    buses: float = 0.09
+    trains: float = 0.035
     poles: float = 4.0
     lights: float = 0.7
     signs: float = 1.5
-    walls_low: float = 0.28
-    fences: float = 0.4
+    walls_low: float = 0.22
+    fences: float = 0.5
     clutter: float = 0.0
     # how the picture is taken; 0 for a render
     texture: float = 0.0
@@ -193,26 +193,26 @@ SIM = Style("sim", walls=((0.78, 0.62, 0.50), (0.70, 0.70, 0.74), (0.82, 0.76, 0
 
 CITIES = (
     Style("Norvale", walls=((0.50, 0.30, 0.24), (0.44, 0.33, 0.29), (0.56, 0.50, 0.45)), roof=10, road=(0.38, 0.37, 0.36), leaf=(0.20, 0.26, 0.11),
-          grass=(0.32, 0.36, 0.20), sky=(0.80, 0.82, 0.84), trees=5, bicycles=1.2, cyclists=0.6, texture=1.0, fog=0.25, rain=0.3, dusk=0.15, sun=0.1,
+          grass=(0.32, 0.36, 0.20), sky=(0.80, 0.82, 0.84), trees=8, bicycles=0.9, cyclists=0.3, texture=1.0, fog=0.25, rain=0.3, dusk=0.15, sun=0.1,
           tint=(0.95, 1.0, 1.05), clutter=1.2, camera=(1.35, 0.43, 0.85)),
     Style("Castrello", walls=((0.76, 0.58, 0.40), (0.80, 0.70, 0.55), (0.68, 0.46, 0.34)), roof=13, road=(0.52, 0.49, 0.46), pavement=(0.60, 0.54, 0.48),
-          leaf=(0.30, 0.33, 0.15), grass=(0.52, 0.46, 0.26), sky=(0.66, 0.78, 0.92), gaps=0.06, trees=3, motorcycles=0.8, people=2.6, texture=0.9, fog=0.02,
+          leaf=(0.30, 0.33, 0.15), grass=(0.52, 0.46, 0.26), sky=(0.66, 0.78, 0.92), gaps=0.06, trees=5, motorcycles=0.2, people=5.5, texture=0.9, fog=0.02,
           rain=0.03, dusk=0.2, sun=0.65, tint=(1.08, 1.0, 0.88), clutter=1.0, camera=(1.6, 0.47, 0.75)),
     Style("Grauhafen", walls=((0.45, 0.46, 0.47), (0.55, 0.54, 0.52), (0.36, 0.37, 0.40)), roof=16, road=(0.28, 0.29, 0.31), pavement=(0.45, 0.45, 0.46),
-          leaf=(0.15, 0.22, 0.13), sky=(0.70, 0.72, 0.75), trees=3, buses=0.35, trains=0.3, poles=5.5, walls_low=0.6, texture=0.8, fog=0.35, rain=0.35, dusk=0.3,
+          leaf=(0.15, 0.22, 0.13), sky=(0.70, 0.72, 0.75), trees=5, buses=0.18, trains=0.1, poles=5.5, walls_low=0.4, texture=0.8, fog=0.35, rain=0.35, dusk=0.3,
           sun=0.05, tint=(0.96, 0.98, 1.06), clutter=0.8, camera=(1.25, 0.46, 0.8)),
     Style("Lindenau", walls=((0.74, 0.70, 0.58), (0.62, 0.56, 0.50), (0.70, 0.62, 0.56)), roof=9, leaf=(0.26, 0.36, 0.10), grass=(0.36, 0.45, 0.16),
-          sky=(0.74, 0.82, 0.90), gaps=0.4, trees=9, hedges=1.0, lawns=0.9, fences=0.9, people=1.2, texture=1.1, fog=0.1, rain=0.1, dusk=0.1, sun=0.45,
+          sky=(0.74, 0.82, 0.90), gaps=0.4, trees=13, hedges=1.0, lawns=0.9, fences=0.9, people=3, texture=1.1, fog=0.1, rain=0.1, dusk=0.1, sun=0.45,
           tint=(1.0, 1.04, 0.94), clutter=0.8, camera=(1.45, 0.44, 0.82)),
     Style("Sable Bay", walls=((0.64, 0.66, 0.68), (0.50, 0.56, 0.62), (0.72, 0.70, 0.66)), roof=20, road=(0.42, 0.42, 0.43), leaf=(0.13, 0.28, 0.12),
-          sky=(0.62, 0.76, 0.90), trees=3, cars=6, trucks=0.4, lights=1.3, signs=2.2, texture=0.8, fog=0.15, rain=0.1, dusk=0.35, sun=0.4,
+          sky=(0.62, 0.76, 0.90), trees=5, cars=6, trucks=0.2, lights=1.3, signs=2.2, texture=0.8, fog=0.15, rain=0.1, dusk=0.35, sun=0.4,
           tint=(1.04, 0.99, 0.97), clutter=1.2, camera=(1.7, 0.42, 0.7)),
     Style("Kestrel Hill", walls=((0.58, 0.40, 0.34), (0.66, 0.60, 0.56), (0.48, 0.44, 0.40)), roof=8, road=(0.34, 0.33, 0.32), pavement=(0.50, 0.47, 0.43),
-          leaf=(0.24, 0.30, 0.12), grass=(0.40, 0.42, 0.20), sky=(0.78, 0.80, 0.82), gaps=0.3, trees=7, walls_low=0.7, fences=0.8, lawns=0.8, cars=3, texture=1.1,
+          leaf=(0.24, 0.30, 0.12), grass=(0.40, 0.42, 0.20), sky=(0.78, 0.80, 0.82), gaps=0.3, trees=10, walls_low=0.5, fences=0.8, lawns=0.8, cars=3, texture=1.1,
           fog=0.2, rain=0.25, dusk=0.25, sun=0.2, tint=(1.02, 1.0, 0.96), clutter=0.9, camera=(1.4, 0.48, 0.85)),
 )
 
-# %% ../nbs/01_scenes.ipynb #ade5f525
+# %% ../nbs/01_scenes.ipynb #d40c9c01
 def paint(rng: np.random.Generator, style: Style, vivid: float = 0.75) -> np.ndarray:
     "A paint colour for vehicles and clothes: clean in `sim`, greyer and more varied in `real`."
     if style.texture == 0:
@@ -221,7 +221,7 @@ def paint(rng: np.random.Generator, style: Style, vivid: float = 0.75) -> np.nda
     colour = rng.random(3)
     return np.clip((1 - vivid * 0.45) * grey + vivid * 0.45 * colour + rng.normal(0, 0.03, 3), 0.03, 0.95)
 
-# %% ../nbs/01_scenes.ipynb #98bcb921
+# %% ../nbs/01_scenes.ipynb #07b47354
 def draw_ground(c: Canvas, style: Style, street: dict) -> None:
     "Sky, road with markings, pavements, and strips of lawn; everything that lies flat."
     rng = c.rng
@@ -258,7 +258,7 @@ def draw_ground(c: Canvas, style: Style, street: dict) -> None:
     colours[slabs] *= 0.88
     c.image[first:], c.labels[first:], c.depth[first:] = colours, labels, z
 
-# %% ../nbs/01_scenes.ipynb #27a4d21b
+# %% ../nbs/01_scenes.ipynb #9191a4ab
 def draw_building(c: Canvas, style: Style, x: float, z0: float, z1: float) -> None:
     rng, side = c.rng, np.sign(x)
     tall = style.roof * rng.uniform(0.65, 1.5)
@@ -466,7 +466,7 @@ def draw_vehicle(c: Canvas, style: Style, x: float, z: float, kind: int) -> None
         c.face(x + k * wide * 0.36 - 0.12, x + k * wide * 0.36 + 0.12, 0, bottom + 0.1, z, black, kind)
     c.face(x - 0.26, x + 0.26, bottom + 0.1, bottom + 0.22, z - 0.02, (0.85, 0.85, 0.8), kind)
 
-# %% ../nbs/01_scenes.ipynb #1f90129a
+# %% ../nbs/01_scenes.ipynb #076390a9
 def compose(c: Canvas, style: Style, exclude: frozenset[int] = frozenset()) -> None:
     "Draw one street: ground first, then everything that stands, from far to near."
     rng = c.rng
@@ -548,7 +548,7 @@ def draw_clutter(c: Canvas, style: Style, x: float, z: float) -> None:
     if where:
         c.image[where], c.labels[where] = paint(c.rng, style), 255
 
-# %% ../nbs/01_scenes.ipynb #67c4da2b
+# %% ../nbs/01_scenes.ipynb #47be2e96
 def texture(c: Canvas, strength: float) -> None:
     "Every surface gets grain, each class its own amount: asphalt and leaves more than sky and paint."
     amount = np.full(256, 0.5, np.float32)
@@ -625,7 +625,7 @@ def sensor_tile() -> np.ndarray:
     "(512, 512) float32 standard normal noise, the same in every process."
     return np.random.default_rng(8).standard_normal((512, 512)).astype(np.float32)
 
-# %% ../nbs/01_scenes.ipynb #bc52714d
+# %% ../nbs/01_scenes.ipynb #71a6ecca
 class SceneDataset(Dataset):
     "Street scenes drawn on the fly; a map-style data set of `Sample`."
 
