@@ -9,8 +9,9 @@ __all__ = ['ROAD', 'SIDEWALK', 'BUILDING', 'WALL', 'FENCE', 'POLE', 'LIGHT', 'SI
            'draw_wall', 'draw_fence', 'draw_pole', 'draw_person', 'draw_two_wheeler', 'draw_vehicle', 'compose',
            'draw_clutter', 'texture', 'light', 'weather', 'develop', 'sensor_tile', 'SceneDataset']
 
-# %% ../nbs/01_scenes.ipynb #ecbc358e
+# %% ../nbs/01_scenes.ipynb #89e93c20
 import zlib
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -625,7 +626,7 @@ def sensor_tile() -> np.ndarray:
     "(512, 512) float32 standard normal noise, the same in every process."
     return np.random.default_rng(8).standard_normal((512, 512)).astype(np.float32)
 
-# %% ../nbs/01_scenes.ipynb #71a6ecca
+# %% ../nbs/01_scenes.ipynb #aa5d6a33
 class SceneDataset(Dataset):
     "Street scenes drawn on the fly; a map-style data set of `Sample`."
 
@@ -639,6 +640,7 @@ class SceneDataset(Dataset):
         size: tuple[int, int] = (128, 256),  # (height, width) in pixels
         seed: int = 0,  # another seed, other scenes
         exclude: tuple[str, ...] = (),  # names of classes that are never drawn (open-set studies)
+        cache: int = 0,  # keep up to so many drawn scenes in memory (a 128 x 256 scene takes 131 kB); scenes are the same with and without
     ):
         if domain not in ("sim", "real"):
             raise ConfigError(f"domain: found {domain!r}, expected 'sim' or 'real'")
@@ -648,6 +650,7 @@ class SceneDataset(Dataset):
         self.exclude = frozenset(CITYSCAPES.index(name) for name in exclude)
         self.ids = [f"{domain}-{seed}-{index:06d}" for index in range(length)]
         self.groups = [self.style(index).name for index in range(length)]
+        self.cache, self._drawn = cache, OrderedDict()  # index -> (image, labels), both uint8, least recently used first
 
     def __len__(self) -> int:
         return self.length
@@ -673,6 +676,16 @@ class SceneDataset(Dataset):
         if not -self.length <= index < self.length:
             raise IndexError(f"scene {index} of {self.length}")
         index %= self.length
+        drawn = self._drawn.pop(index, None) or self.draw(index)
+        if self.cache:
+            self._drawn[index] = drawn
+            if len(self._drawn) > self.cache:
+                self._drawn.popitem(last=False)
+        image, labels = drawn
+        return Sample(image.float().div_(255), labels.long(), self.ids[index], self.groups[index])
+
+    def draw(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
+        "The scene as a file would hold it: (3, H, W) uint8 colours, (H, W) uint8 labels."
         canvas, rng, style = self.canvas(index)
         image, labels = canvas.image.transpose(2, 0, 1), canvas.labels
         if self.domain == "real":
@@ -680,4 +693,5 @@ class SceneDataset(Dataset):
             light(canvas, rng, sun=rng.random() < style.sun, dusk=rng.random() < style.dusk)
             weather(canvas, rng, fog=rng.random() < style.fog, rain=rng.random() < style.rain)
             image, labels = develop(canvas, rng, style.tint)
-        return Sample(torch.from_numpy(np.ascontiguousarray(np.clip(image, 0, 1))), torch.from_numpy(labels.astype(np.int64)), self.ids[index], self.groups[index])
+        image = np.ascontiguousarray(image)
+        return torch.from_numpy((np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)), torch.from_numpy(labels.astype(np.uint8))

@@ -8,7 +8,7 @@ __all__ = ['TrainingConfig', 'StepPlan', 'PlanState', 'draw_in_epochs', 'plan_st
            'StopRequested', 'GracefulStop', 'save_checkpoint', 'load_checkpoint', 'Trainer', 'predict_logits',
            'same_size_batches', 'evaluate']
 
-# %% ../nbs/12_training.ipynb #6b9b85c9
+# %% ../nbs/12_training.ipynb #e18c7b83
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -38,7 +38,7 @@ from .mixing import CutMixTable, class_boxes, copy_paste, cutmix
 from .models import DeepLabV3Plus, EMATeacher
 from .store import atomic_write_bytes
 
-# %% ../nbs/12_training.ipynb #9cb3ce01
+# %% ../nbs/12_training.ipynb #432f947d
 @dataclass(frozen=True)
 class TrainingConfig:
     "Every number of the training recipe, with the paper's or the released code's value as default where one is known."
@@ -123,7 +123,7 @@ class TrainingConfig:
         if self.mixed_precision not in ("no", "bf16", "fp16"):
             raise ConfigError(f"mixed_precision: found {self.mixed_precision!r}, expected 'no', 'bf16' or 'fp16'")
 
-# %% ../nbs/12_training.ipynb #09d40557
+# %% ../nbs/12_training.ipynb #f8c597c4
 class StepPlan(NamedTuple):
     "Which images a step sees, and the seed of their augmentation. Indices only: cheap to send to a loading process."
     step: int  # global step of the stage
@@ -200,7 +200,7 @@ def plan_step(
         partner_class.append(wanted if rng.random() < config.cutmix_probability else -1)
     return StepPlan(step, (config.seed, stage, step, 2), source, labelled, paste, unlabelled, partner, partner_class)
 
-# %% ../nbs/12_training.ipynb #84c552e9
+# %% ../nbs/12_training.ipynb #fc9168b5
 class StepLoader(Dataset):
     "Turns a `StepPlan` into the step's tensors: reads the images and makes their weak views."
 
@@ -253,7 +253,7 @@ class StepLoader(Dataset):
                       "partner_class": torch.tensor(plan.partner_class, dtype=torch.int64)}
         return batch
 
-# %% ../nbs/12_training.ipynb #2c65ab09
+# %% ../nbs/12_training.ipynb #7914866a
 class WithoutLabels(Dataset):
     "The images of a data set with their labels hidden: 0 everywhere, so that after cropping only padding is 255."
 
@@ -268,7 +268,7 @@ class WithoutLabels(Dataset):
         sample = self.dataset[index]
         return sample._replace(labels=torch.zeros_like(sample.labels))
 
-# %% ../nbs/12_training.ipynb #2aea752c
+# %% ../nbs/12_training.ipynb #db1591ca
 class TrainingState(nn.Module):
     "Everything that training changes, as one module: one `state_dict`, one checkpoint."
 
@@ -288,7 +288,7 @@ def build_model(config: TrainingConfig, num_classes: int) -> DeepLabV3Plus:
         config.backbone, num_classes, embedding_dim=config.embedding_dim, weights=config.weights,
         output_stride=config.output_stride, aspp_channels=config.aspp_channels)
 
-# %% ../nbs/12_training.ipynb #b057e9e6
+# %% ../nbs/12_training.ipynb #b9c9b2a2
 def training_step(
     state: TrainingState,  # student, teacher, banks; the banks and tables are updated here
     batch: dict[str, Tensor],  # from `StepLoader`, on the device
@@ -322,9 +322,7 @@ def training_step(
                                keep="unsure" if config.keep_unsure else "sure", valid=~batch["padding"])
         guess = teacher_logits[num_labelled:].argmax(1).masked_fill(batch["padding"], IGNORE)
         state.target_table.update(batch["unlabelled_index"], guess)
-        wanted = batch["partner_class"]
-        boxes = class_boxes(guess[num_unlabelled:], wanted.clamp(min=0), generator=generator, stride=4)
-        boxes = boxes * (wanted >= 0)[:, None]  # an empty box mixes nothing
+        boxes = class_boxes(guess[num_unlabelled:], batch["partner_class"], generator=generator, stride=4)  # empty where nothing is asked for
         base, other = slice(0, num_unlabelled), slice(num_unlabelled, None)
         mixed, *fields = cutmix(
             boxes, *((t[base], t[other]) for t in (batch["unlabelled"], pseudo.labels, pseudo.confidence, pseudo.entropy)))
@@ -351,7 +349,7 @@ def training_step(
 
     # 6. L_c: pull anchors to their class's centre, push them from the bank's negatives.
     if config.lambda_c > 0:
-        terms["L_c"] = contrast_step(state, output.embeddings.float(), labels, pseudo if num_unlabelled else None,
+        terms["L_c"] = contrast_step(state, output.embeddings.float(), labels, guess if num_unlabelled else None,
                                      teacher_logits, teacher_embeddings, boxes if num_unlabelled else None,
                                      config, generator, num_labelled, num_unlabelled)
         loss = loss + config.lambda_c * terms["L_c"]
@@ -368,10 +366,18 @@ def training_step(
 
 
 def contrast_step(
-    state: TrainingState, embeddings: Tensor, labels: Tensor, pseudo: PseudoLabels | None, teacher_logits: Tensor,
-    teacher_embeddings: Tensor, boxes: Tensor | None, config: TrainingConfig, generator: torch.Generator,
-    num_labelled: int, num_unlabelled: int,
-) -> Tensor:
+    state: TrainingState,  # the bank is filled here
+    embeddings: Tensor,  # (B,D,h,w) of the student, with graph; labelled images, then mixed unlabelled ones
+    labels: Tensor,  # (L,H,W) of the labelled images
+    guess: Tensor | None,  # (2U,H,W) the teacher's arg-max on the unmixed views, 255 outside of the image
+    teacher_logits: Tensor,  # (L+2U,C,H,W)
+    teacher_embeddings: Tensor,  # (L+2U,D,h,w)
+    boxes: Tensor | None,  # (U,4) the boxes of CutMix
+    config: TrainingConfig,
+    generator: torch.Generator,  # on the device
+    num_labelled: int,  # L
+    num_unlabelled: int,  # U
+) -> Tensor:  # scalar
     "L_c of one batch at the resolution of the embeddings, after filling the bank. Anchors carry gradient, nothing else does."
     with torch.no_grad():
         height, width = embeddings.shape[-2:]
@@ -379,20 +385,17 @@ def contrast_step(
         logits = teacher_logits[..., ::stride, ::stride]
         small = labels[..., ::stride, ::stride]
         if num_unlabelled:  # the teacher's view of the mixed images: the same boxes, four times coarser
-            u = slice(num_labelled, num_labelled + num_unlabelled), slice(num_labelled + num_unlabelled, None)
-            logits_u, embeddings_u = cutmix(boxes, (logits[u[0]], logits[u[1]]),
-                                            (teacher_embeddings[u[0]], teacher_embeddings[u[1]]), stride=stride)
-            logits = torch.cat([logits[:num_labelled], logits_u])
-            teacher_embeddings = torch.cat([teacher_embeddings[:num_labelled], embeddings_u])
-            small = torch.cat([small, pseudo.labels[..., ::stride, ::stride]])
+            views = logits[num_labelled:], teacher_embeddings[num_labelled:], guess[..., ::stride, ::stride]
+            mixed = cutmix(boxes, *((v[:num_unlabelled], v[num_unlabelled:]) for v in views), stride=stride)
+            logits, teacher_embeddings, small = (torch.cat([t[:num_labelled], m]) for t, m in zip((logits, teacher_embeddings, small), mixed))
         probs = logits.softmax(1)
         entropy = normalised_entropy(probs)
         labelled = torch.arange(len(small), device=small.device) < num_labelled
         anchors_at = anchor_mask(probs, small, entropy, labelled, threshold=config.anchor_threshold,
-                                 entropy_percentile=config.reliable_percentile)
+                                 entropy_percentile=config.reliable_percentile, valid=small != IGNORE)
         prototypes, has_prototype = class_prototypes(teacher_embeddings, anchors_at)
         negatives_at = negative_mask(probs, small, entropy, labelled, low_rank=config.low_rank, high_rank=config.high_rank,
-                                     entropy_percentile=config.unreliable_percentile, released=config.released_negatives)
+                                     entropy_percentile=config.unreliable_percentile, released=config.released_negatives, valid=small != IGNORE)
         flat = teacher_embeddings.movedim(1, -1).flatten(0, 2)
         index, found = sample_pixels(negatives_at, config.bank_push, generator)
         classes = torch.arange(len(found), device=flat.device).repeat_interleave(config.bank_push)
@@ -404,7 +407,7 @@ def contrast_step(
     return contrastive_loss(anchors, prototypes, negatives.view(shape), temperature=config.temperature,
                             valid=has_anchors & has_prototype & has_negatives)
 
-# %% ../nbs/12_training.ipynb #0a634b8b
+# %% ../nbs/12_training.ipynb #74f2e491
 def poly_lr(lr: float, step: int, num_steps: int, power: float = 0.9) -> float:
     "lr (1 - step / num_steps) ** power, the schedule of the DeepLab papers."
     return lr * (1 - step / num_steps) ** power
@@ -439,7 +442,7 @@ class GracefulStop:
         if self.previous is not None:
             signal.signal(signal.SIGINT, self.previous)
 
-# %% ../nbs/12_training.ipynb #d1ceee5f
+# %% ../nbs/12_training.ipynb #0f4bfc25
 def save_checkpoint(
     path: Path,
     state: nn.Module,  # its state_dict is saved
@@ -481,7 +484,7 @@ def load_checkpoint(
         optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
     return info
 
-# %% ../nbs/12_training.ipynb #eea53ac6
+# %% ../nbs/12_training.ipynb #11c60b02
 class Trainer:
     "Runs `training_step` for one stage: loads data ahead, schedules, logs, saves, and continues where it was stopped."
 
@@ -619,7 +622,7 @@ class _Snapshot(nn.Module):
         for name in ("class_probs", "source_table", "target_table"):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(getattr(plan, name))))
 
-# %% ../nbs/12_training.ipynb #5e16752a
+# %% ../nbs/12_training.ipynb #0dd946bb
 def predict_logits(
     model: nn.Module,
     images: Tensor,  # (B,3,H,W) in [0,1]

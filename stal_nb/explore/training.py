@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['example_step', 'shade_dropped', 'step_figure', 'gradient_norms', 'log_figure']
 
-# %% ../../nbs/explore/12_training.ipynb #fa3221ab
+# %% ../../nbs/explore/12_training.ipynb #0c20fb8e
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
@@ -18,7 +18,7 @@ from ..data import strong_augment
 from ..scenes import SceneDataset
 from ..training import PlanState, StepLoader, TrainingConfig, WithoutLabels, plan_step, training_step
 
-# %% ../../nbs/explore/12_training.ipynb #57c5492b
+# %% ../../nbs/explore/12_training.ipynb #03effb9f
 def example_step(
     seed: int = 3,  # which images
     drop_percent: float = 20.0,  # d
@@ -37,7 +37,7 @@ def example_step(
         logits = demo_model()(batch["unlabelled"]).logits
     pseudo = pseudo_labels(logits, drop_percent, valid=~batch["padding"])
     guess = logits.argmax(1)
-    boxes = class_boxes(guess[2:], batch["partner_class"].clamp(min=0), generator=generator, stride=4)
+    boxes = class_boxes(guess[2:], batch["partner_class"], generator=generator, stride=4)
     mixed, mixed_labels = cutmix(boxes, (batch["unlabelled"][:2], batch["unlabelled"][2:]), (pseudo.labels[:2], pseudo.labels[2:]))
     return dict(batch=batch, image=image, labels=labels, guess=guess, pseudo=pseudo, boxes=boxes, mixed=mixed, mixed_labels=mixed_labels,
                 strong=strong_augment(mixed, generator))

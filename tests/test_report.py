@@ -1,0 +1,96 @@
+"""The report of a run opens from disk in a browser, without a network, without errors, with every figure drawn."""
+import json
+
+import pytest
+
+from stal_nb.explore.rounds import comparison_figure, comparison_table, gap_figure, provenance, write_report
+from stal_nb.rounds import Run
+from tiny import tiny
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    run = Run.create(tiny(name="<tiny & small>"), tmp_path_factory.mktemp("runs") / "reported")
+    run.bar = False
+    run.finish()
+    return run
+
+
+@pytest.fixture
+def page(run, new_page):
+    page = new_page()
+    page.goto(write_report(run).as_uri())
+    page.wait_for_load_state("load")
+    return page
+
+
+def test_it_opens_without_errors_and_without_a_network(page):
+    assert page.problems == []
+    assert page.title() == "STAL run"
+    assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 300)")
+
+
+def test_every_figure_is_drawn(page):
+    "mIoU, IoU of each class, loss terms, bank and sampling probabilities; before and after, and one picture a round."
+    titles = page.locator(".gtitle").all_text_contents()
+    assert titles == ["mIoU by labels bought", "IoU of each class", "Terms of the loss", "Class-wise memory bank",
+                      "Sampling probability of each class"]
+    assert page.locator(".js-plotly-plot .main-svg").count() >= 5
+    assert page.locator("img").count() == 3
+    assert page.evaluate("[...document.images].every(i => i.alt)")
+
+
+def test_its_table_says_what_the_summary_says(page, run):
+    cells = page.locator("table tr:has(td)").evaluate_all("rows => rows.map(r => [...r.cells].map(c => c.textContent))")
+    summary = run.summary()
+    expected = [["source only", "0", "0.0%", f"{summary['source_only']['miou']:.1f}"]]
+    expected += [[f"round {r['round']}", str(r["labelled"]), f"{r['fraction']:.1%}", f"{r['miou']:.1f}"] for r in summary["rounds"]]
+    assert cells == expected
+
+
+def test_names_are_shown_as_they_are(page):
+    assert page.locator("h1").text_content() == "STAL run: <tiny & small>"
+
+
+def test_it_fits_a_phone(run, new_page):
+    page = new_page(width=390, height=850)
+    page.goto((run.path / "report.html").as_uri())
+    page.wait_for_load_state("load")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_a_run_that_is_not_complete_is_reported_as_far_as_it_is(tmp_path, new_page):
+    run = Run.create(tiny(), tmp_path / "half")
+    run.bar = False
+    while run.stage != "round 1: query":
+        run.advance()
+    page = new_page()
+    page.goto(write_report(run).as_uri())
+    assert "not complete yet" in page.locator("p.muted").first.text_content()
+    assert page.problems == []
+
+
+# -- comparisons -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured(run):
+    "What bench/measure.py writes, with two seeds."
+    summary = json.loads(json.dumps(run.summary()))
+    runs = [{"kind": kind, "seed": seed, **summary} for kind in ("entropy", "random") for seed in (0, 1)]
+    runs.append({"kind": "source", "seed": 0, **summary, "rounds": []})
+    runs.append({"kind": "oracle", "seed": 0, **summary, "rounds": summary["rounds"][-1:]})
+    return {"preset": "demo", "cores": 2, "runs": runs}
+
+
+def test_comparisons_hold_every_run(measured):
+    figure = comparison_figure(measured)
+    means = {trace.name: list(trace.y) for trace in figure.data if trace.name}
+    rounds = measured["runs"][0]["rounds"]
+    assert means["entropy"] == pytest.approx([measured["runs"][0]["source_only"]["miou"], *(r["miou"] for r in rounds)])
+    assert len(figure.layout.shapes) == 2, "one line for no labels, one for all"
+    table = comparison_table(measured)
+    assert {"entropy", "random", "all labels", "sim alone, as many steps"} <= set(table.index)
+    assert table.loc["entropy", "seeds"].tolist() == [2, 2]
+    assert "seeds 0, 1" in provenance(measured) and "2 CPU cores" in provenance(measured)
+    assert len(gap_figure(measured).axes[0].patches) == 38, "two bars for each of 19 classes"
