@@ -57,11 +57,11 @@ def _own_precision(function: Callable) -> Callable:
             return function(first, *args, **kwargs)
     return inner
 
-# %% ../nbs/06_losses.ipynb #347ff26b
+# %% ../nbs/06_losses.ipynb #72891688
 def normalised_entropy(
     probs: Tensor,  # (B,C,H,W) probabilities, in [0, 1], summing to 1 over C
 ) -> Tensor:  # (B,H,W): 0 = sure, 1 = every class equally likely; float32 for half precision input
-    "−Σ_c p_c log p_c / log C of every pixel (uncertainty of METHOD's filter, negatives and selection). Its gradient is finite at p = 0."
+    "−Σ_c p_c log p_c / log C of every pixel, by which filter, negatives and selection go. Its gradient is finite at p = 0."
     if probs.dim() < 2:
         raise ConfigError(f"probs: found shape {tuple(probs.shape)}, expected (B, C, H, W)")
     probs = _widened(probs)
@@ -170,7 +170,7 @@ def masked_percentile(
         flat = torch.where(valid, flat, torch.where(first, -math.inf, math.inf).to(flat.dtype))
     return _kth_smallest(flat, wanted)
 
-# %% ../nbs/06_losses.ipynb #921ddd20
+# %% ../nbs/06_losses.ipynb #0e59f793
 class PseudoLabels(NamedTuple):
     "What the teacher says of every pixel, and which of it is believed."
 
@@ -189,7 +189,7 @@ def pseudo_labels(
 ) -> PseudoLabels:
     """Label every pixel with the teacher's likeliest class, and drop the d % of which it is least sure.
 
-    The threshold is the (100 − d)-th percentile of the entropy over the valid pixels of the batch (U2PL, arXiv 2203.03884, eq. 5).
+    The threshold is the (100 − d)-th percentile of the entropy over the valid pixels of the batch (U2PL, arXiv 2203.03884).
     Raises `ConfigError` for another `keep`, a percentage outside [0, 100], or unfitting shapes.
     """
     _check_shape("teacher_logits", teacher_logits, B=None, C=None, H=None, W=None)
@@ -315,7 +315,7 @@ def _unlabelled_pixels(labelled: Tensor, valid: Tensor | None, like: Tensor) -> 
     unlabelled = (~labelled)[:, None, None].expand_as(like)
     return unlabelled if valid is None else unlabelled & valid
 
-# %% ../nbs/06_losses.ipynb #57d09a5a
+# %% ../nbs/06_losses.ipynb #a953c8cd
 @torch.no_grad()
 def anchor_mask(
     probs: Tensor,  # (B,C,H,W) of the teacher
@@ -326,14 +326,17 @@ def anchor_mask(
     entropy_percentile: float = 20,  # unlabelled pixels below it are reliable, in [0, 100]
     valid: Tensor | None = None,  # (B,H,W) bool: pixels of an image, False = padding; None = all
 ) -> Tensor:  # (B,C,H,W) bool: may this pixel be an anchor of class c?
-    "Anchors of class c: labelled c, or reliably taken for c, with p_c > δ_p (U2PL, eq. 9). Raises `ConfigError` for unfitting shapes."
+    """Anchors of class c: pixels labelled c, or reliably taken for c, with p_c > δ_p (U2PL, arXiv 2203.03884).
+
+    Raises `ConfigError` for unfitting shapes.
+    """
     _check_roles(probs, labels, entropy, labelled, valid)
     unlabelled = _unlabelled_pixels(labelled, valid, entropy)
     reliable = unlabelled & (entropy <= masked_percentile(entropy, unlabelled, entropy_percentile))
     believed = reliable | labelled[:, None, None]
     return _is_class(labels, probs.shape[1]) & believed[:, None] & (probs > threshold)
 
-# %% ../nbs/06_losses.ipynb #d822e32b
+# %% ../nbs/06_losses.ipynb #d26ccd1c
 @torch.no_grad()
 def negative_mask(
     probs: Tensor,  # (B,C,H,W) of the teacher
@@ -346,7 +349,7 @@ def negative_mask(
     released: bool = False,  # the released code's conditions, which no pixel can meet
     valid: Tensor | None = None,  # (B,H,W) bool: pixels of an image, False = padding; None = all
 ) -> Tensor:  # (B,C,H,W) bool: may this pixel be a negative of class c?
-    """Negatives of class c: pixels that are probably not c (U2PL, arXiv 2203.03884, eq. 12 to 14).
+    """Negatives of class c: pixels that are probably not c (U2PL, arXiv 2203.03884).
 
     Labelled pixels: y ≠ c, and yet c is among the r_l likeliest classes. Unlabelled pixels: of high entropy, and c neither among the
     r_l likeliest classes nor beyond the r_h-th. Raises `ConfigError` for unfitting shapes and ranks.

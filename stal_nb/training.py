@@ -288,7 +288,7 @@ def build_model(config: TrainingConfig, num_classes: int) -> DeepLabV3Plus:
         config.backbone, num_classes, embedding_dim=config.embedding_dim, weights=config.weights,
         output_stride=config.output_stride, aspp_channels=config.aspp_channels)
 
-# %% ../nbs/12_training.ipynb #b9c9b2a2
+# %% ../nbs/12_training.ipynb #58b05ff1
 def training_step(
     state: TrainingState,  # student, teacher, banks; the banks and tables are updated here
     batch: dict[str, Tensor],  # from `StepLoader`, on the device
@@ -381,7 +381,7 @@ def contrast_step(
     "L_c of one batch at the resolution of the embeddings, after filling the bank. Anchors carry gradient, nothing else does."
     with torch.no_grad():
         height, width = embeddings.shape[-2:]
-        stride = labels.shape[-2] // height
+        stride = -(-labels.shape[-2] // height)  # 769 pixels, 193 cells: 4
         logits = teacher_logits[..., ::stride, ::stride]
         small = labels[..., ::stride, ::stride]
         if num_unlabelled:  # the teacher's view of the mixed images: the same boxes, four times coarser

@@ -602,6 +602,7 @@ def run_cell(page, number):
     prompt = cell.locator(".jp-InputPrompt")
     before, end = prompt.inner_text(), time.monotonic() + 90
     while time.monotonic() < end:
+        assert not page.locator(".jp-Dialog").count(), f"JupyterLab asks: {page.locator('.jp-Dialog').inner_text()}"
         cell.locator(".cm-content").click()
         page.keyboard.press("Shift+Enter")
         page.wait_for_timeout(2000)

@@ -1,4 +1,4 @@
-"""The network and its teacher: shapes for every backbone, dilation that keeps weights valid, weight files and their faults, the moving average."""
+"""The network and its teacher: shapes for every backbone, dilation that keeps weights valid, weight files and their faults, the average."""
 import copy
 import urllib.error
 
@@ -208,8 +208,8 @@ def test_without_a_network_nothing_starts_at_random(monkeypatch):
     with pytest.raises(WeightsError) as caught:
         tiny("resnet18", weights="imagenet")
     text = str(caught.value)
-    for words in ("resnet18", "https://download.pytorch.org/models/resnet18", "no route to host", "weights='file.safetensors'", "weights=None",
-                  "tf_efficientnet_lite0"):
+    for words in ("resnet18", "https://download.pytorch.org/models/resnet18", "no route to host", "weights='file.safetensors'",
+                  "weights=None", "tf_efficientnet_lite0"):
         assert words in text
     assert isinstance(caught.value.__cause__, urllib.error.URLError)
 
@@ -295,9 +295,16 @@ def test_a_partly_fitting_backbone_is_worth_a_warning(tmp_path):
 def test_a_file_of_which_nothing_fits_is_an_error(small, tmp_path):
     save_file({"first": torch.zeros(2), "second": torch.zeros(3)}, tmp_path / "other.safetensors")
     before = copy.deepcopy(small.state_dict())
-    with pytest.raises(WeightsError, match=r"other.safetensors: found 2 tensors \(first, second, …\), none of which fits"):
+    with pytest.raises(WeightsError, match=r"other.safetensors: found 2 tensors \(first, second, …\), none of which fits the backbone"):
         load_weights(small, tmp_path / "other.safetensors")
     assert all(torch.equal(a, b) for a, b in zip(before.values(), small.state_dict().values()))
+
+
+def test_a_network_with_another_backbone_is_an_error(small, tmp_path):
+    "Its heads would fit, and the backbone would start at random."
+    save_file(small.state_dict(), tmp_path / "network.safetensors")
+    with pytest.raises(WeightsError, match="none of which fits the backbone"):
+        tiny("tf_efficientnet_lite0", weights=tmp_path / "network.safetensors")
 
 
 class Surprise:

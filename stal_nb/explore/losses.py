@@ -391,7 +391,7 @@ def points_figure(roles: Roles, points: Sequence[tuple[int, int, int]]) -> plt.F
                             bbox=dict(facecolor="black", alpha=0.6, pad=1.5, linewidth=0))
     return figure
 
-# %% ../../nbs/explore/06_losses.ipynb #749550f8
+# %% ../../nbs/explore/06_losses.ipynb #e5e775f8
 def hover_figure(
     roles: Roles,
     stride: int = 3,  # every how many pixels of the embeddings
@@ -419,10 +419,14 @@ def hover_figure(
                     f"more doubt than {row['more doubt than']}<br>anchor of: {row['anchor of']}<br>negative of: {row['negative of']}"
                     for row in table[chosen].to_dict("records")]
             figure.add_scatter(
-                x=[x for _, _, x in at], y=[y for _, y, _ in at], mode="markers", name=name, legendgroup=name, showlegend=k == 0,
-                marker=dict(color=colour, symbol=symbol, size=size, line=dict(width=0)), hovertext=text, hoverinfo="text", row=1, col=k + 1)
+                x=[x for _, _, x in at] or [None], y=[y for _, y, _ in at] or [None], mode="markers", name=name, legendgroup=name,
+                showlegend=k == 0, hovertext=text, hoverinfo="text", row=1, col=k + 1,
+                marker=dict(color=colour, symbol=symbol, size=size, line=dict(width=0.5, color="#333333")))
     figure.update_xaxes(visible=False, range=[0, width])
     figure.update_yaxes(visible=False, range=[height, 0])
+    figure.update_annotations(xanchor="left")  # the titles, away from plotly's own buttons
+    for annotation, left in zip(figure.layout.annotations, (0, 0.51)):
+        annotation.x = left
     figure.update_layout(height=330, margin=dict(l=5, r=5, t=30, b=5), legend=dict(orientation="h", y=-0.02), plot_bgcolor="rgba(0,0,0,0)",
                          hoverlabel=dict(align="left"))
     return figure

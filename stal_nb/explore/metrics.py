@@ -51,7 +51,7 @@ def predicted_scenes(
         ids = torch.cat([predicted_ids(demo_model()(batch).logits) for batch in images.split(8)])
     return PredictedScenes(images, labels, ids.clone())
 
-# %% ../../nbs/explore/05_metrics.ipynb #7869050f
+# %% ../../nbs/explore/05_metrics.ipynb #3ad7cf9f
 def outcome_picture(
     scenes: PredictedScenes,
     index: int,  # which scene
@@ -80,7 +80,7 @@ def overlap_figure(
     labels, ids, chosen = scenes.labels[index], scenes.ids[index], label_space.index(class_name)
     truth, claim = labels == chosen, (ids == chosen) & (labels != IGNORE)
     areas = [int(m.sum()) for m in (truth & claim, claim & ~truth, truth & ~claim)]
-    figure, axes = plt.subplots(2, 2, figsize=(10, 5.7), dpi=80)
+    figure, axes = plt.subplots(2, 2, figsize=(10, 5.7), dpi=80, layout="constrained")
     panels = {"image": scenes.images[index].movedim(0, -1).numpy(), "truth": label_space.colorize(labels),
               "prediction": label_space.colorize(ids),
               f"{class_name}: IoU = {areas[0]} / ({areas[0]} + {areas[1]} + {areas[2]}) = {iou:.0%}": picture}
@@ -89,8 +89,7 @@ def overlap_figure(
         axis.set_title(title, fontsize=10)
         axis.axis("off")
     handles = [Patch(color=np.array(c) / 255, label=f"{name}: {n} pixels") for (name, c), n in zip(OUTCOME_COLOURS.items(), areas)]
-    figure.legend(handles=handles, loc="lower right", ncol=3, fontsize=9, frameon=False)
-    figure.tight_layout(rect=(0, 0.045, 1, 1))
+    figure.legend(handles=handles, loc="outside lower right", ncol=3, fontsize=9, frameon=False)
     return figure
 
 # %% ../../nbs/explore/05_metrics.ipynb #82984972

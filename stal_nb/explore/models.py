@@ -185,7 +185,7 @@ def network_figure(model: DeepLabV3Plus, sample: Sample, label_space: LabelSpace
                ("truth", label_space.colorize(sample.labels))]
     return show_panels(panels)
 
-# %% ../../nbs/explore/04_models.ipynb #cf31f178
+# %% ../../nbs/explore/04_models.ipynb #4cd8678c
 @torch.no_grad()
 def stages_figure(sample: Sample) -> plt.Figure:
     "The features of an image classifier (EfficientNet-Lite0, ImageNet weights), stage by stage."
@@ -211,8 +211,8 @@ def ceiling_figure(samples: Sequence[Sample], strides: Sequence[int] = (4, 8, 16
     "The truth, told in cells; and the IoU that a perfect classifier of cells would reach."
     labels = torch.stack([s.labels for s in samples])
     names = ("road", "building", "car", "person", "traffic sign", "pole")
-    figure = plt.figure(figsize=(12.5, 4), dpi=80)
-    grid = figure.add_gridspec(2, 4, width_ratios=(1, 1, 0.1, 0.95))
+    figure = plt.figure(figsize=(12.5, 4.7), dpi=75, layout="constrained")
+    grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 0.85))
     table = {}
     for k, stride in enumerate(strides):
         coarse = coarse_labels(labels, stride, label_space.num_classes)
@@ -223,18 +223,17 @@ def ceiling_figure(samples: Sequence[Sample], strides: Sequence[int] = (4, 8, 16
         axis.imshow(label_space.colorize(coarse[0]))
         axis.set_title(f"one guess for {stride} × {stride} pixels: at best {table[stride].miou:.0f} % mIoU", fontsize=8.5, pad=3)
         axis.axis("off")
-    axis = figure.add_subplot(grid[:, 3])
+    axis = figure.add_subplot(grid[:, 2])
     for name in names:
         scores = [table[s].iou[name] for s in strides]
         axis.plot(strides, scores, marker="o", markersize=3, color=np.array(label_space.palette[label_space.index(name)]) / 255, label=name)
     axis.set(xscale="log", xticks=strides, xticklabels=strides, xlabel="cell size (pixels)", ylabel="best IoU (%)", ylim=(0, 101))
     axis.minorticks_off()
-    axis.legend(fontsize=7, ncols=2, loc="lower left")
+    axis.legend(fontsize=7, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
     axis.grid(alpha=0.3)
-    figure.tight_layout(pad=0.4)
     return figure
 
-# %% ../../nbs/explore/04_models.ipynb #8a28926f
+# %% ../../nbs/explore/04_models.ipynb #d952c86f
 def influence(
     network: Callable[[Tensor], Tensor],  # (1,3,H,W) -> (1,c,h,w)
     image: Tensor,  # (3,H,W) in [0,1]
@@ -311,6 +310,7 @@ def field_figure(sample: Sample) -> plt.Figure:
         axis.set_title(f"{title}:\nfelt within {spread(seen):.0f} pixels (circle)", fontsize=9)
     for axis in axes:
         axis.plot(*centre_of(sample.image[0]), marker="+", color="red", markersize=9)
+        axis.set(xlim=(0, sample.image.shape[2]), ylim=(sample.image.shape[1], 0))
         axis.axis("off")
     figure.tight_layout(pad=0.4)
     return figure
@@ -320,7 +320,7 @@ def centre_of(picture: Tensor) -> tuple[int, int]:
     "x and y of the middle pixel."
     return picture.shape[1] // 2, picture.shape[0] // 2
 
-# %% ../../nbs/explore/04_models.ipynb #8d22417e
+# %% ../../nbs/explore/04_models.ipynb #a0ad4767
 def taps_inside(
     size: tuple[int, int],  # (height, width) of the feature map
     dilation: int,
@@ -346,7 +346,7 @@ def reach_figure(
     seen = influence(branch, sample.image, mixtures=2)
     height, width = sample.image.shape[1:]
     rows, columns = -(-height // output_stride), -(-width // output_stride)
-    figure, axes = plt.subplots(1, 2, figsize=(12.5, 4), dpi=75)
+    figure, axes = plt.subplots(1, 2, figsize=(12.5, 4), dpi=65)
     axes[0].imshow(image_of(sample))
     for row in (rows // 2 - dilation, rows // 2, rows // 2 + dilation):
         for column in (columns // 2 - dilation, columns // 2, columns // 2 + dilation):
@@ -393,7 +393,8 @@ def pyramid_figure(model: DeepLabV3Plus, samples: Sequence[Sample], label_space:
 
     names = ["1 × 1"] + [f"dilation {branch[0].dilation[0]}" for branch in model.aspp.branches[1:]]
     panels = [("image", image_of(samples[0]))]
-    panels += [(title(name, branch), pca_colours(inside[f"branch {k}"][0])) for k, (name, branch) in enumerate(zip(names, model.aspp.branches))]
+    for k, (name, branch) in enumerate(zip(names, model.aspp.branches)):
+        panels.append((title(name, branch), pca_colours(inside[f"branch {k}"][0])))
     panels += [(title("whole image", model.aspp.pool), np.full((1, 1, 3), 0.5)),
                (title("all five", model.aspp), pca_colours(inside["pyramid"][0])),
                ("prediction", label_space.colorize(guess[0]))]
@@ -419,7 +420,7 @@ def miou(logits: Tensor, labels: Tensor, label_space: LabelSpace = CITYSCAPES) -
     metrics.update(logits, labels)
     return float(metrics.compute().miou)
 
-# %% ../../nbs/explore/04_models.ipynb #f18f81f0
+# %% ../../nbs/explore/04_models.ipynb #8af41199
 @torch.no_grad()
 def with_and_without_early_features(
     model: DeepLabV3Plus,
@@ -458,15 +459,15 @@ def decoder_figure(model: DeepLabV3Plus, samples: Sequence[Sample], label_space:
     "What the early features are good for."
     labels = torch.stack([s.labels for s in samples])
     opinions = with_and_without_early_features(model, torch.stack([s.image for s in samples]))
-    figure = plt.figure(figsize=(12.5, 4), dpi=80)
-    grid = figure.add_gridspec(2, 4, width_ratios=(1, 1, 0.1, 0.95))
+    figure = plt.figure(figsize=(12.5, 4.7), dpi=75, layout="constrained")
+    grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 0.85))
     panels = [("image", image_of(samples[0])), *((name, label_space.colorize(logits[0].argmax(0))) for name, logits in opinions.items())]
     for k, (name, picture) in enumerate(panels):
         axis = figure.add_subplot(grid[k // 2, k % 2])
         axis.imshow(picture)
         axis.set_title(name, fontsize=8.5, pad=3)
         axis.axis("off")
-    axis = figure.add_subplot(grid[:, 3])
+    axis = figure.add_subplot(grid[:, 2])
     for (name, logits), colour in zip(opinions.items(), ("#888888", "#d98c2b", "#2f6db3")):
         axis.plot(100 * accuracy_by_distance(logits, labels), marker="o", markersize=3, color=colour,
                   label=f"{name}: mIoU {miou(logits, labels):.0f} %")
@@ -475,10 +476,9 @@ def decoder_figure(model: DeepLabV3Plus, samples: Sequence[Sample], label_space:
     axis.set(ylim=(0, 101))
     axis.legend(fontsize=7, loc="lower right")
     axis.grid(alpha=0.3)
-    figure.tight_layout(pad=0.4)
     return figure
 
-# %% ../../nbs/explore/04_models.ipynb #a0e930ae
+# %% ../../nbs/explore/04_models.ipynb #2b8c87d9
 def embeddings_figure(
     model: DeepLabV3Plus,
     sample: Sample,
@@ -501,13 +501,14 @@ def embeddings_figure(
     for axis, (title, picture, mark) in zip(axes.flat, panels):
         drawn = axis.imshow(picture, cmap="cividis", vmin=-0.2, vmax=1, extent=(0, 64, 32, 0), interpolation="nearest")
         if mark:
-            axis.plot(mark[0] + 0.5, mark[1] + 0.5, marker="o", markersize=7, markerfacecolor="none", markeredgecolor="red", markeredgewidth=1.8)
+            axis.plot(mark[0] + 0.5, mark[1] + 0.5, marker="o", markersize=7, markerfacecolor="none", markeredgecolor="red",
+                      markeredgewidth=1.8)
         axis.set_title(title, fontsize=9)
         axis.axis("off")
     figure.colorbar(drawn, ax=axes[1], fraction=0.02, pad=0.01, label="cosine similarity")
     return figure
 
-# %% ../../nbs/explore/04_models.ipynb #32c69b4e
+# %% ../../nbs/explore/04_models.ipynb #ee1e011e
 def part_costs(
     model: DeepLabV3Plus,
     size: tuple[int, int] = (128, 256),  # (height, width) of one image
@@ -526,7 +527,7 @@ def cost_table(
     rows: Sequence[tuple[str, int]],  # (backbone, output stride)
     size: tuple[int, int] = (128, 256),  # (height, width) of one image
     channels: int = 256,  # of pyramid, decoder and embeddings
-    repeats: int = 5,
+    repeats: int = 8,  # the fastest counts
 ) -> pd.DataFrame:
     "Parameters (millions), multiply-adds (billions) and time of one image, by part."
     table = {}
