@@ -6,9 +6,10 @@
 __all__ = ['Strategy', 'STRATEGIES', 'group_quotas', 'top_k', 'StrategyInput', 'random_images', 'most_uncertain', 'select',
            'k_center']
 
-# %% ../nbs/10_selection.ipynb #f2d09ec4
+# %% ../nbs/10_selection.ipynb #d8aeee9c
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 from typing import Any, Callable, Mapping, Sequence
 
@@ -83,7 +84,7 @@ def top_k(
             chosen.append(i)
     return chosen
 
-# %% ../nbs/10_selection.ipynb #39537ab9
+# %% ../nbs/10_selection.ipynb #1a8a25ad
 @dataclass(frozen=True)
 class StrategyInput:
     "What a strategy may look at: the unlabelled images, how unsure the network is of them, and how many to choose."
@@ -103,13 +104,18 @@ Strategy = Callable[[StrategyInput], list[str]]
 
 def random_images(
     pool: StrategyInput,  # `generator` is used
+    group_quota: bool = False,  # give each group its share
 ) -> list[str]:  # k ids
-    "The baseline: every set of k images is equally likely, whatever the order of the pool. Raises `ConfigError` without a generator."
+    """The baseline: every set of k images is equally likely, whatever the order of the pool; with quotas, every set that gives each group its share.
+
+    Raises `ConfigError` without a generator, or with quotas without groups."""
     if pool.generator is None:
         raise ConfigError("generator: found None, expected a torch.Generator for the strategy 'random'")
-    order = torch.randperm(len(pool.ids), generator=pool.generator, device=pool.generator.device)
-    ids = sorted(pool.ids)
-    return [ids[i] for i in order[:pool.k].tolist()]
+    if group_quota and pool.groups is None:
+        raise ConfigError("groups: found None, expected one group an image for quotas")
+    places = torch.randperm(len(pool.ids), generator=pool.generator, device=pool.generator.device).tolist()
+    lot = dict(zip(sorted(pool.ids), places))  # a lot for each id
+    return [pool.ids[i] for i in top_k([lot[i] for i in pool.ids], pool.k, pool.groups if group_quota else None, pool.ids)]
 
 
 def most_uncertain(
@@ -133,6 +139,7 @@ STRATEGIES: dict[str, Strategy] = {
     "margin": most_uncertain("margin"),
     "least_confidence": most_uncertain("least_confidence"),
     "entropy_group_quota": most_uncertain("entropy", group_quota=True),  # the released code of the STAL paper
+    "random_group_quota": partial(random_images, group_quota=True),  # a first purchase that leaves no group out
 }
 
 # %% ../nbs/10_selection.ipynb #60b4cf66

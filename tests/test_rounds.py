@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stal_nb.errors import BudgetError, ConfigError, DataError, StoreError
+from stal_nb.errors import BudgetError, ConfigError, StoreError
 from stal_nb.rounds import Config, Run, main, parse_setting
 from stal_nb.training import StopRequested, Trainer
 from tiny import TINY, tiny
@@ -177,6 +177,56 @@ def test_a_damaged_checkpoint_is_a_typed_error(finished, tmp_path):
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(StoreError, match="damaged"):
         run.model_after("round 1")
+
+
+def test_a_fork_takes_over_what_is_done_and_goes_its_own_way(finished, tmp_path):
+    fork = finished.fork(tmp_path / "fork", after=0, strategy="random")
+    fork.bar = False
+    assert fork.stage == "round 1: query"
+    first = json.loads((finished.round_folder(0) / "labelled.json").read_text())["ids"]
+    assert fork.store.ids() == first
+    assert fork.store.provenance(first[0])[-1]["annotator"] == "taken over"
+    summary = fork.finish()
+    assert summary["source_only"] == finished.summary()["source_only"] and summary["rounds"][0] == finished.summary()["rounds"][0]
+    assert json.loads((fork.round_folder(1) / "query.json").read_text())["strategy"] == "random"
+
+
+def test_a_fork_with_the_same_settings_ends_with_the_same_weights(finished, tmp_path):
+    fork = finished.fork(tmp_path / "same", after=0)
+    fork.bar = False
+    fork.finish()
+    expected = weights(finished.round_folder(1) / "checkpoint.safetensors")
+    found = weights(fork.round_folder(1) / "checkpoint.safetensors")
+    assert all(torch.equal(expected[k], found[k]) for k in expected)
+
+
+@pytest.mark.parametrize("after, changes, words", [
+    (5, {}, "after: found 5, expected a finished stage"), (0, dict(aspp_channels=32), "aspp_channels: found 32, expected 16"),
+    (0, dict(seed=1), "seed: found 1"), (0, dict(budgets=(0.2, 0.3)), "another beginning")])
+def test_a_fork_that_contradicts_the_past_is_refused(finished, tmp_path, after, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        finished.fork(tmp_path / "no", after=after, **changes)
+    assert not (tmp_path / "no").exists()
+
+
+def test_training_and_scoring_never_open_the_files_of_labels_that_were_not_bought(tmp_path, monkeypatch):
+    "The oracle reads the labels that it sells. Nothing else touches the truth of the target."
+    from stal_nb.data import CamVid, RelabelledDataset, write_sample
+    from stal_nb.labels import CAMVID
+    from stal_nb.scenes import SceneDataset
+
+    scenes = RelabelledDataset(SceneDataset("real", 8, size=(64, 128)), CAMVID)
+    for split, indices in (("train", range(6)), ("val", range(6, 8))):
+        for k in indices:
+            write_sample(scenes[k], tmp_path / "camvid" / split, tmp_path / "camvid" / f"{split}annot")
+    config = tiny(data="camvid", data_root=str(tmp_path / "camvid"), budgets=(1, 2), eval_size=None)
+    opened = []
+    load = CamVid.load_labels
+    monkeypatch.setattr(CamVid, "load_labels", lambda self, index: opened.append((self.split, self.ids[index])) or load(self, index))
+    run = Run.create(config, tmp_path / "run")
+    run.bar = False
+    run.finish()
+    assert {id for split, id in opened if split == "train"} == set(run.store.ids())
 
 
 # -- command line ----------------------------------------------------------------------------------------------------------

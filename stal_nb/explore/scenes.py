@@ -6,17 +6,17 @@
 __all__ = ['CITYSCAPES_SHARES', 'contact_sheet', 'anatomy', 'cities_sheet', 'class_shares', 'shares_figure', 'statistics_figure',
            'photograph']
 
-# %% ../../nbs/explore/01_scenes.ipynb #43417a07
+# %% ../../nbs/explore/01_scenes.ipynb #37fc4692
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
 from ..labels import CITYSCAPES
-from ..scenes import CITIES, SceneDataset, compose, develop, draw_ground, light, texture, weather
+from ..scenes import CITIES, SceneDataset, develop, light, texture, weather
 
 CITYSCAPES_SHARES = (36.9, 6.1, 22.8, 0.66, 0.88, 1.23, 0.21, 0.55, 15.9, 1.16, 4.0, 1.22, 0.14, 7.0, 0.27, 0.24, 0.23, 0.10, 0.41)  # percent of pixels
 
-# %% ../../nbs/explore/01_scenes.ipynb #4d18965f
+# %% ../../nbs/explore/01_scenes.ipynb #3866816c
 def contact_sheet(
     domains: tuple[str, ...] = ("sim", "real"),
     columns: int = 4,  # scenes a domain

@@ -137,10 +137,11 @@ def query_sheet(pool: ScoredPool, query: Sequence[str], columns: int = 8) -> Dis
         cells.append(([picture], f"{pool.groups[i]}  {pool.scores['entropy'][i]:.2f}", colours[pool.groups[i]], framed))
     return jpeg(contact_sheet([cells[r:r + columns] for r in range(0, len(cells), columns)], (112, 56)), 75)
 
-# %% ../../nbs/explore/10_selection.ipynb #60c1dda4
-SHORT = {"least_confidence": "least\nconfidence", "entropy_group_quota": "entropy with\ngroup quotas", "core_set": "core-set"}
+# %% ../../nbs/explore/10_selection.ipynb #23714b67
+SHORT = {"least_confidence": "least\nconfidence", "entropy_group_quota": "entropy with\ngroup quotas",
+         "random_group_quota": "random with\ngroup quotas", "core_set": "core-set"}
 MARKS = {"random": ("o", "#888888"), "entropy": ("s", "#7b3294"), "entropy_group_quota": ("D", "#e08214"), "margin": ("^", "#1b7837"),
-         "least_confidence": ("v", "#d95f02"), "core_set": ("P", "#2166ac")}  # marker and colour of a strategy
+         "least_confidence": ("v", "#d95f02"), "core_set": ("P", "#2166ac"), "random_group_quota": ("X", "#bbbbbb")}  # marker and colour of a strategy
 
 
 def group_figure(pool: ScoredPool, k: int) -> plt.Figure:
