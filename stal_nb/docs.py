@@ -356,11 +356,14 @@ def tidy(nb) -> None:
 def execute(notebook: Path, timeout: int = 1800) -> None:
     "Run a notebook in a fresh kernel from its own folder and store it with its outputs, whole or not at all. An error in a cell leaves the file as it was."
     import nbformat
+    from jupyter_client import AsyncKernelManager
     from nbclient import NotebookClient
 
     nb = nbformat.read(notebook, as_version=4)
     os.environ["STAL_NB_STORE"] = "1"  # notebooks leave out progress bars then
-    NotebookClient(nb, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": str(notebook.parent)}}).execute()
+    with tempfile.TemporaryDirectory(prefix="stal") as folder:  # sockets in a folder of its own: kernels started at once cannot take each other's port
+        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{folder}/kernel")
+        NotebookClient(nb, km=kernel, timeout=timeout, resources={"metadata": {"path": str(notebook.parent)}}).execute()
     tidy(nb)
     beside = notebook.with_name(f".{notebook.name}.tmp")
     nbformat.write(nb, beside)

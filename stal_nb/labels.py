@@ -6,7 +6,7 @@
 __all__ = ['IGNORE', 'CITYSCAPES', 'SYNTHIA', 'CAMVID', 'LABEL_SPACES', 'MERGES', 'CITYSCAPES_TRAIN_ID_OF_LABEL_ID', 'Sample',
            'LabelSpace', 'remap', 'check_labels']
 
-# %% ../nbs/00_labels.ipynb #82cf38ad
+# %% ../nbs/00_labels.ipynb #1c02117a
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from .errors import ConfigError, LabelError
 
 IGNORE = 255  # label of pixels that take no part in losses and scores
 
-# %% ../nbs/00_labels.ipynb #24a8161d
+# %% ../nbs/00_labels.ipynb #e7d802e4
 class Sample(NamedTuple):
     "One image with its labels: what every data set of this package returns."
 
@@ -78,7 +78,7 @@ class LabelSpace:
         names = [merged.get(name, name) for name in self.classes]
         return torch.tensor([other.classes.index(n) if n in other.classes else IGNORE for n in names], dtype=torch.int64)
 
-# %% ../nbs/00_labels.ipynb #c7dc74c9
+# %% ../nbs/00_labels.ipynb #dfa236f0
 CITYSCAPES = LabelSpace(
     "cityscapes",
     ("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain", "sky", "person",
@@ -105,7 +105,7 @@ MERGES = {  # (from, to) -> {class: its name in `to`}, where the names differ
         "truck": "car", "bus": "car", "train": "car"}}
 MERGES["synthia", "camvid"] = MERGES["cityscapes", "camvid"]
 
-# %% ../nbs/00_labels.ipynb #e5a6e538
+# %% ../nbs/00_labels.ipynb #3179e59b
 def remap(
     labels: Tensor,  # (..., H, W) int64, ids below 256
     mapping: Tensor,  # (C,) int64: new id of each class, 255 = none
@@ -128,7 +128,7 @@ def check_labels(
         raise LabelError(f"{where}: found class id {', '.join(map(str, ids[:5].tolist()))}{' …' if len(ids) > 5 else ''}, "
                          f"expected 0 to {label_space.num_classes - 1} ({label_space.name}) or {IGNORE}")
 
-# %% ../nbs/00_labels.ipynb #7d50e2d9
+# %% ../nbs/00_labels.ipynb #4394713e
 CITYSCAPES_TRAIN_ID_OF_LABEL_ID = torch.full((256,), IGNORE, dtype=torch.int64)
 for _train_id, _label_id in enumerate((7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)):
     CITYSCAPES_TRAIN_ID_OF_LABEL_ID[_label_id] = _train_id

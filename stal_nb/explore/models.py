@@ -30,7 +30,7 @@ from ..models import DeepLabV3Plus
 from ..scenes import SceneDataset
 from ..store import atomic_write_bytes
 
-# %% ../../nbs/explore/04_models.ipynb #a90a5cbc
+# %% ../../nbs/explore/04_models.ipynb #d615e605
 DEMO_RECIPE = dict(backbone="tf_efficientnet_lite0", embedding_dim=64, aspp_channels=64,
                    size=(128, 256), steps=120, batch=6, lr=0.01, seed=0)
 
@@ -49,7 +49,8 @@ def demo_model(
     recipe = {**DEMO_RECIPE, "domain": domain}
     file = cache_folder() / f"demo-{domain}-{recipe_key(recipe)}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"), torch.random.fork_rng(devices=[]):  # several notebooks may want it; the caller's random numbers stay
+    with (FileLock(f"{file}.lock"), torch.random.fork_rng(devices=[]),  # several notebooks may want it; the caller's random numbers stay
+          torch.inference_mode(False), torch.enable_grad()):  # and so does the caller's `no_grad`
         if file.exists():
             try:
                 model = build_demo_model(recipe, weights=None)

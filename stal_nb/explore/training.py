@@ -5,7 +5,9 @@
 # %% auto #0
 __all__ = ['example_step', 'shade_dropped', 'step_figure', 'gradient_norms', 'log_figure']
 
-# %% ../../nbs/explore/12_training.ipynb #0c20fb8e
+# %% ../../nbs/explore/12_training.ipynb #5ab6b7b1
+from dataclasses import replace
+
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
@@ -18,7 +20,7 @@ from ..data import strong_augment
 from ..scenes import SceneDataset
 from ..training import PlanState, StepLoader, TrainingConfig, WithoutLabels, plan_step, training_step
 
-# %% ../../nbs/explore/12_training.ipynb #03effb9f
+# %% ../../nbs/explore/12_training.ipynb #1da55e53
 def example_step(
     seed: int = 3,  # which images
     drop_percent: float = 20.0,  # d
@@ -79,7 +81,6 @@ def gradient_norms(state, batch: dict, config: TrainingConfig, seed: int = 0) ->
     "Norm of each term's weighted gradient at the student's weights."
     norms = {}
     for name, term, other in (("L_s", None, dict(lambda_u=0.0, lambda_c=0.0)), ("L_u", "lambda_u", dict(lambda_c=0.0)), ("L_c", "lambda_c", dict(lambda_u=0.0))):
-        from dataclasses import replace
         with_term, _ = training_step(state, batch, replace(config, **other), 0.0, torch.Generator().manual_seed(seed))
         loss = with_term
         if term:
