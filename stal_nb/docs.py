@@ -178,6 +178,8 @@ def local_links(page: str, depth: int, base: str, repository: str) -> str:
     "Turn links to the published site and to source files of the repository into links between the files of this site."
     up = "../" * depth
     page = re.sub(rf'href="{re.escape(base)}/([^"]*)"', lambda m: f'href="{up}{m[1]}"', page)
+    outside = "../" * (depth + 1)  # files beside nbs/, such as the licence, are in the repository only
+    page = re.sub(rf'href="{re.escape(outside)}([A-Z][\w.-]*)"', lambda m: f'href="{repository}/blob/main/{m[1]}"', page)
     source = rf'href="{re.escape(repository)}/blob/\w+/(stal_nb/[\w/]+)\.py(?:#L(\d+))?"'
     page = re.sub(source, lambda m: f'href="{up}source/{m[1]}.html{"#L-" + m[2] if m[2] else ""}"', page)
     return re.sub(r'href="((?:\.\.?/)+)"', r'href="\1index.html"', page)  # a folder opened from disk is a list of files

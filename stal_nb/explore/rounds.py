@@ -109,7 +109,7 @@ def _mark_stages(figure: go.Figure, rows: list[dict]) -> None:
             seen.add(row["stage"])
             figure.add_vline(row["total"], line_dash="dot", line_color="#999", annotation_text=row["stage"], annotation_position="top right")
 
-# %% ../../nbs/explore/13_rounds.ipynb #72ab418a
+# %% ../../nbs/explore/13_rounds.ipynb #d841a2b5
 @torch.inference_mode()
 def query_pictures(
     run: Run,
@@ -132,7 +132,7 @@ def query_pictures(
         row[1].imshow(unsure, cmap="magma", vmin=0, vmax=1)
         row[2].imshow(space.colorize(probs.argmax(1)[0].cpu()))
         row[3].imshow(space.colorize(run.store.load(id)))
-        row[0].set_ylabel(f"{id}\n{query['strategy']}, mean entropy {query['entropy'][id]:.3f}", fontsize=8)
+        row[0].set_ylabel(f"{id}\nmean entropy {query['entropy'][id]:.2f}", fontsize=8)
     for axis, title in zip(axes[0], ("image", "uncertainty (0 dark, 1 bright)", "prediction before", "label bought")):
         axis.set_title(title, fontsize=10)
     for axis in axes.flat:
