@@ -247,7 +247,7 @@ def example_run(
     run.finish()
     return run
 
-# %% ../../nbs/explore/13_rounds.ipynb #0597de66
+# %% ../../nbs/explore/13_rounds.ipynb #fd24dc30
 RUN_COLOURS = {"entropy": "#c0392b", "random": "#2471a3"}  # runs that buy labels
 BOUNDS = {"source": "sim alone", "oracle": "all labels"}  # runs of the same number of steps that buy none, or have all
 
@@ -323,7 +323,7 @@ def provenance(measured: dict) -> str:
     minutes = [run["seconds"] / 60 for run in measured["runs"] if run["kind"] == "entropy"]
     config = next(run["config"] for run in measured["runs"] if run["kind"] == "entropy")
     return (f"preset {measured['preset']}, seeds {', '.join(map(str, seeds))}, {config['source_steps']} + {' + '.join(map(str, config['round_steps']))} steps, "
-            f"{measured['cores']} CPU cores, {np.mean(minutes):.1f} minutes of training and evaluation a run")
+            f"{measured['cores']} CPU cores, {min(minutes):.1f} minutes of training and evaluation for the quickest run")
 
 # %% ../../nbs/explore/13_rounds.ipynb #cd14dba5
 class RunForm:
