@@ -1,10 +1,10 @@
-"""Measure a preset: entropy, random, oracle and source runs over seeds, kept as one JSON file that notebooks 20 and index draw.
+"""Measure a preset: runs of several kinds over seeds, kept as one JSON file that notebooks 20 and index draw.
 
     python bench/measure.py demo --seeds 0 1 2 --out nbs/results/demo.json
     python bench/measure.py camvid --root path/to/camvid --seeds 0 --out nbs/results/camvid.json
 
-The random run takes the source model and the warm-up of the entropy run over (`Run.fork`), so both differ only in what they ask for
-afterwards. The oracle has all target labels, the source run none, both with the same network and number of
+The random and quota runs take the source model and the warm-up of the entropy run over (`Run.fork`), so they differ only in what they
+ask for afterwards. The oracle has all target labels, the source run none, both with the same network and number of
 steps. Runs are kept in runs/measure/ and continued if interrupted; the JSON file is written anew after each.
 """
 import argparse
@@ -18,7 +18,8 @@ import torch
 from stal_nb.rounds import Config, Run, parse_setting
 from stal_nb.store import atomic_write_json
 
-KINDS = ["entropy", "random", "oracle", "source"]
+FORKS = {"random": "random", "quota": "entropy_group_quota"}  # kinds of run that take the warm-up of the entropy run over
+KINDS = ["entropy", *FORKS, "oracle", "source"]
 
 
 def finish(run: Run, kind: str, bar: bool) -> dict:
@@ -49,10 +50,10 @@ def main() -> None:
         base = options.runs / f"{options.preset}-{seed}"
         for kind in options.kinds:
             folder = base.with_name(f"{base.name}-{kind}")
-            if kind == "random" and (folder / "config.json").exists():
+            if kind in FORKS and (folder / "config.json").exists():
                 run = Run.open(folder)
-            elif kind == "random":
-                run = Run.open(f"{base}-entropy").fork(folder, after=0, strategy="random")
+            elif kind in FORKS:
+                run = Run.open(f"{base}-entropy").fork(folder, after=0, strategy=FORKS[kind])
             else:
                 steps = config.source_steps + sum(config.round_steps)
                 alone = replace(config, source_steps=steps, round_steps=(), budgets=())

@@ -16,14 +16,14 @@ from ..scenes import CITIES, SceneDataset, develop, light, texture, weather
 
 CITYSCAPES_SHARES = (36.9, 6.1, 22.8, 0.66, 0.88, 1.23, 0.21, 0.55, 15.9, 1.16, 4.0, 1.22, 0.14, 7.0, 0.27, 0.24, 0.23, 0.10, 0.41)  # percent of pixels
 
-# %% ../../nbs/explore/01_scenes.ipynb #3866816c
+# %% ../../nbs/explore/01_scenes.ipynb #257189f5
 def contact_sheet(
     domains: tuple[str, ...] = ("sim", "real"),
     columns: int = 4,  # scenes a domain
     start: int = 0,  # first scene
 ) -> plt.Figure:
     "Scenes with their labels, two rows a domain."
-    figure, axes = plt.subplots(2 * len(domains), columns, figsize=(3.3 * columns, 3.4 * len(domains)), dpi=85, squeeze=False)
+    figure, axes = plt.subplots(2 * len(domains), columns, figsize=(3.3 * columns, 3.4 * len(domains)), dpi=75, squeeze=False)
     for d, domain in enumerate(domains):
         scenes = SceneDataset(domain, start + columns)
         for k in range(columns):
@@ -62,7 +62,7 @@ def anatomy(index: int = 0, seed: int = 0) -> plt.Figure:
 def cities_sheet(columns: int = 4) -> plt.Figure:
     "Some scenes of each city."
     scenes = SceneDataset("real", 200)
-    figure, axes = plt.subplots(len(CITIES), columns, figsize=(3.1 * columns, 1.72 * len(CITIES)), dpi=80)
+    figure, axes = plt.subplots(len(CITIES), columns, figsize=(3.1 * columns, 1.72 * len(CITIES)), dpi=66)
     for row, city in zip(axes, CITIES):
         found = [i for i, group in enumerate(scenes.groups) if group == city.name][:columns]
         for axis, index in zip(row, found):
