@@ -107,13 +107,14 @@ class Config(TrainingConfig):
             first_strategy="random", source_batch=0, target_batch=self.source_batch + self.target_batch, unlabelled_batch=0,
             lambda_u=0.0, lambda_c=0.0)
 
-# %% ../nbs/13_rounds.ipynb #e314a200
+# %% ../nbs/13_rounds.ipynb #ce715d35
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": dict(
         data="scenes", backbone="tf_efficientnet_lite0", aspp_channels=64, embedding_dim=64, image_size=(128, 256), crop_size=(128, 256),
         source_scale=(0.75, 1.5), target_scale=(0.75, 1.5), source_images=400, target_images=400, val_images=100,
         source_batch=3, target_batch=3, unlabelled_batch=4, lr=0.01, num_negatives=64, bank_capacity=2000, bank_push=64,
-        confidence_momentum=0.97, class_rate=False, source_steps=150, round_steps=(150, 150), budgets=(0.01, 0.05), checkpoint_every=60),
+        confidence_momentum=0.97, class_rate=False, lambda_u=0.2, drop_percent=50.0, source_steps=150, round_steps=(150, 150), budgets=(0.01, 0.05),
+        checkpoint_every=60),
     "camvid": dict(
         data="camvid", backbone="tf_efficientnet_lite0", aspp_channels=64, embedding_dim=64, image_size=(240, 320), crop_size=(176, 240),
         source_scale=(0.6, 1.2), target_scale=(0.4, 0.8), eval_size=(240, 320), source_images=2000, first_strategy="random_group_quota",
