@@ -3,15 +3,16 @@
 PYTHON ?= python3
 ARGS ?=
 
-.PHONY: help setup demo test lab docs export clean
+.PHONY: help setup demo test lab docs bench export clean
 
 help:
 	@echo "make demo    a complete STAL run on the embedded scenes"
 	@echo "make test    all tests: every notebook, then pytest with a browser"
 	@echo "make lab     JupyterLab at the index"
 	@echo "make docs    the documentation site, in _docs/index.html"
+	@echo "make bench   how long things take, in bench/results.json"
 	@echo "make export  the library and README.md from the notebooks"
 	@echo "make clean   remove generated files and noise in notebooks"
 
-setup demo test lab docs export clean:
+setup demo test lab docs bench export clean:
 	@$(PYTHON) -m stal_nb.bootstrap $@ $(ARGS)

@@ -333,6 +333,11 @@ def docs(arguments):
     return run(set_up(), "-m", "stal_nb.docs", "site", *arguments)
 
 
+def bench(arguments):
+    """The benchmarks, as a table and in bench/results.json. Run it on a quiet machine."""
+    return run(set_up(), "-m", "bench", *arguments)
+
+
 def export(arguments):
     """The library and README.md from the notebooks."""
     python = set_up()
@@ -349,7 +354,7 @@ def clean(arguments):
     return run(set_up(), "-c", "from nbdev.clean import nbdev_clean; nbdev_clean()")
 
 
-COMMANDS = {"demo": demo, "test": test, "setup": setup, "lab": lab, "docs": docs, "export": export, "clean": clean}
+COMMANDS = {"demo": demo, "test": test, "setup": setup, "lab": lab, "docs": docs, "bench": bench, "export": export, "clean": clean}
 
 
 def main(arguments=None):

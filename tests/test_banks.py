@@ -2,12 +2,14 @@
 import math
 import random
 from collections import deque
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load, save
+from torch import distributed, multiprocessing
 
-from stal_nb.banks import ClassMemoryBank, ConfidenceBank, class_confidence
+from stal_nb.banks import ClassMemoryBank, ConfidenceBank, class_confidence, gather_entries
 from stal_nb.errors import ConfigError, DataError, LabelError
 from stal_nb.labels import IGNORE
 
@@ -123,6 +125,26 @@ def test_draws_follow_the_generator_and_lanes_are_independent():
     assert torch.equal(one, two) and not torch.equal(one[0], one[1])
     assert not torch.equal(one, bank.sample(200, torch.Generator().manual_seed(4))[0])
     assert bank.sample(0)[0].shape == (2, 0, 1)
+
+
+def test_sample_is_a_copy_of_the_rows_that_draw_names():
+    bank = ClassMemoryBank(4, 3, (100, 9, 7, 5))
+    bank.push(torch.rand(60, 3) + 1, torch.arange(3).repeat(20))  # one lane partly filled, two gone round, one empty
+    rows, has = bank.draw(200, torch.Generator().manual_seed(5))
+    entries, has_entries = bank.sample(200, torch.Generator().manual_seed(5))
+    assert rows.shape == (4, 200) and rows.dtype == torch.int64 and torch.equal(has, has_entries)
+    assert torch.equal(bank.entries[rows], entries) and (entries[:3] > 0).all() and (entries[3] == 0).all()
+    for c, (start, count) in enumerate(((0, 20), (100, 9), (109, 7))):
+        assert sorted(rows[c].unique().tolist()) == list(range(start, start + count))
+    with pytest.raises(ConfigError, match="per_class: found -1"):
+        bank.draw(-1)
+
+
+def test_an_empty_lane_names_rows_of_zeros_whatever_its_neighbours_hold():
+    bank = ClassMemoryBank(3, 2, 4)
+    bank.push(torch.ones(8, 2), torch.tensor([0, 2] * 4))
+    rows, has = bank.draw(5)
+    assert has.tolist() == [True, False, True] and (bank.entries[rows[1]] == 0).all()
 
 
 def test_the_largest_draw_stays_inside():
@@ -356,3 +378,69 @@ def test_a_wrong_update_is_refused_and_changes_nothing(probs, labels, error, wor
 def test_settings_are_checked(arguments, words):
     with pytest.raises(ConfigError, match=words):
         ConfidenceBank(*arguments)
+
+# ---------------------------------------------------------------------------------------------------- several processes
+
+
+def joint_data(step, dtype):
+    "What two processes see in a step, made from a seed, so that each can also do the work of both."
+    generator = torch.Generator().manual_seed(step)
+    rows = torch.randn(2, 24, 6, generator=generator).to(dtype)
+    rows[0, 3, 2] = torch.nan
+    classes = torch.randint(0, 6, (2, 24), generator=generator)
+    classes[1, :4] = IGNORE
+    valid = torch.rand(2, 24, generator=generator) < 0.7
+    probs = torch.randn(4, 6, 9, 11, generator=generator).softmax(1)
+    labels = torch.randint(0, 4, (4, 9, 11), generator=generator)
+    labels[2:][labels[2:] == 3] = IGNORE  # class 3 is seen by one of the two only
+    return rows, classes, valid, probs, labels
+
+
+def one_of_two(rank, folder):
+    "Runs in a process of its own. Writes what it holds; raises, and so fails the test, where it differs from one process with everything."
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    try:
+        for dtype in (torch.float32, torch.float16, torch.bfloat16):
+            together, alone = (ClassMemoryBank(6, 6, (3, 50, 7, 7, 7, 1), dtype=dtype) for _ in range(2))
+            for step in range(5):
+                rows, classes, valid, _, _ = joint_data(step, torch.float32)
+                given = (valid[rank], valid) if step % 2 else (None, None)
+                together.push(rows[rank], classes[rank], given[0], gather=True)
+                alone.push(rows.flatten(0, 1), classes.flatten(), None if given[1] is None else given[1].flatten())
+            assert all(torch.equal(a, b) for a, b in zip(together.state_dict().values(), alone.state_dict().values())), dtype
+        together.push(torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64), gather=True)  # nothing to say, said by all
+
+        shared, single, apart = (ConfidenceBank(6, 0.9) for _ in range(3))
+        for step in range(5):
+            *_, probs, labels = joint_data(step, torch.float32)
+            mine = slice(2 * rank, 2 * rank + 2)
+            shared.update(probs[mine], labels[mine], gather=True)
+            single.update(probs, labels)
+            apart.update(probs[mine], labels[mine])
+        assert torch.equal(shared.confidence, single.confidence) and not torch.equal(apart.confidence, single.confidence)
+        assert (shared.confidence[4:] == 0).all() and shared.confidence[3] > 0
+
+        with pytest.raises(DataError, match=r"found \(rows, bytes a row\) \[\[2, 24\], \[3, 24\]\] in the processes"):
+            gather_entries(torch.zeros(2 + rank, 6), torch.zeros(2 + rank, dtype=torch.int64))
+        (Path(folder) / f"done-{rank}").touch()
+    finally:
+        distributed.destroy_process_group()
+
+
+def test_two_processes_hold_the_bank_of_one_process_with_both_batches(tmp_path):
+    multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    assert all((tmp_path / f"done-{rank}").exists() for rank in range(2))
+
+
+def test_without_a_process_group_gathering_changes_nothing():
+    rows, classes, valid, probs, labels = (t[0] for t in joint_data(0, torch.float32))
+    assert all(a is b for a, b in zip(gather_entries(rows, classes, valid), (rows, classes, valid)))
+    assert gather_entries(rows, classes)[2] is None
+    one, two = ClassMemoryBank(6, 6, 7), ClassMemoryBank(6, 6, 7)
+    one.push(rows, classes, valid)
+    two.push(rows, classes, valid, gather=True)
+    assert torch.equal(one.entries, two.entries) and torch.equal(one.pushed, two.pushed)
+    one, two = ConfidenceBank(6, 0.9), ConfidenceBank(6, 0.9)
+    one.update(probs[None], labels[None])
+    two.update(probs[None], labels[None], gather=True)
+    assert torch.equal(one.confidence, two.confidence)

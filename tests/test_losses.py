@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from stal_nb import losses as losses_module
 from stal_nb.errors import ConfigError
 from stal_nb.labels import IGNORE
 from stal_nb.losses import (
-    PseudoLabels, among_top, anchor_mask, class_prototypes, contrastive_loss, hard_pixels, masked_percentile, negative_mask,
-    normalised_entropy, ohem_cross_entropy, pseudo_label_weights, pseudo_labels, sample_pixels, supervised_loss, unsupervised_loss)
+    PseudoLabels, among_top, anchor_mask, as_planes, class_prototypes, contrastive_loss, gather_pixels, hard_pixels, masked_percentile,
+    memory_contrastive_loss, negative_mask, normalised_entropy, ohem_cross_entropy, pseudo_label_weights, pseudo_labels, sample_pixels,
+    supervised_loss, unsupervised_loss)
 
 B, C, H, W = 3, 7, 6, 9
 
@@ -200,6 +202,18 @@ def test_pseudo_labels_drop_the_asked_share_of_the_valid_pixels(logits, drop, rn
     torch.testing.assert_close(everything.entropy, normalised_entropy(logits.softmax(1)))
 
 
+def test_pseudo_labels_know_the_guess_and_the_entropy_of_every_pixel(rng):
+    for scale in (0.0, 1.0, 30.0):  # all equal, usual, very sure
+        x = scale * torch.randn(2, 19, 5, 7, generator=rng)
+        pseudo = pseudo_labels(x, 40)
+        torch.testing.assert_close(pseudo.entropy.double(), normalised_entropy(x.double().softmax(1)), rtol=1e-5, atol=1e-6)
+        assert torch.equal(pseudo.guess, x.softmax(1).max(1).indices) and pseudo.entropy.min() >= 0
+        kept = pseudo.labels != IGNORE
+        assert torch.equal(pseudo.labels[kept], pseudo.guess[kept])
+    broken = pseudo_labels(torch.full((1, 4, 2, 2), math.nan), 0)
+    assert broken.guess.max() < 4  # a NaN is no class, but no index out of range either
+
+
 @pytest.mark.parametrize("gamma", [0, 1, 2, 7.5])
 def test_unsupervised_loss_is_the_plain_version(logits, gamma, rng):
     pseudo = pseudo_labels(torch.randn(B, C, H, W, generator=rng), 30)
@@ -240,6 +254,48 @@ def test_contrastive_gradient_is_that_of_the_equation_and_goes_to_anchors_alone(
     assert p.grad is None and n.grad is None
     assert torch.autograd.gradcheck(lambda x: contrastive_loss(x, p.detach(), n.detach(), 0.2), (a.detach().requires_grad_(),))
     assert (a.grad * a.detach()).sum(-1).abs().max() < 1e-12  # a cosine does not care for length: the gradient is a rotation
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("buffer", [1, 100, 2**20])
+def test_negatives_read_in_place_give_the_same_loss_and_gradient(buffer, dtype, rng, monkeypatch):
+    monkeypatch.setitem(losses_module._BUFFER, "cpu", buffer)  # one anchor at a time, a few, all
+    a, p, table = (torch.randn(*s, generator=rng).to(dtype) for s in ((5, 7, 8), (5, 8), (40, 8)))
+    a.requires_grad_()
+    rows, valid = torch.randint(0, 40, (5, 7, 6), generator=rng), torch.tensor([True, False, True, True, False])
+    pairs = [(memory_contrastive_loss(a, p, table, rows, 0.3, valid), contrastive_loss(a, p, table[rows], 0.3, valid))]
+    unit = F.normalize(table.double(), dim=-1).to(dtype)
+    pairs.append((memory_contrastive_loss(a, p, unit, rows, 0.3, unit=True), contrastive_loss(a, p, unit[rows], 0.3)))
+    tolerance = dict(rtol=0.02, atol=0.02) if dtype == torch.bfloat16 else dict(rtol=1e-5, atol=1e-6)
+    for found, expected in pairs:
+        torch.testing.assert_close(found, expected, **tolerance)
+        torch.testing.assert_close(torch.autograd.grad(found, a)[0], torch.autograd.grad(expected, a)[0], **tolerance)
+
+
+def test_the_gradient_taken_on_the_way_is_that_of_finite_differences(rng):
+    a, p, table = (torch.randn(*s, generator=rng, dtype=torch.float64) for s in ((3, 4, 8), (3, 8), (20, 8)))
+    rows = torch.randint(0, 20, (3, 4, 6), generator=rng)
+    assert torch.autograd.gradcheck(lambda x: memory_contrastive_loss(x, p, table, rows, 0.2), (a.requires_grad_(),))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_pixels_are_gathered_from_either_layout_with_their_gradient(layout, rng):
+    maps = torch.randn(2, 5, 3, 4, generator=rng).contiguous(memory_format=layout).requires_grad_()
+    index = torch.tensor([[0, 23, 7], [7, 7, 12]])
+    found, flat = gather_pixels(maps, index), maps.movedim(1, -1).reshape(-1, 5)[index]
+    assert torch.equal(found, flat)
+    weight = torch.randn(found.shape, generator=rng)
+    torch.testing.assert_close(torch.autograd.grad((found * weight).sum(), maps)[0], torch.autograd.grad((flat * weight).sum(), maps)[0])
+
+
+def test_planes_are_the_same_numbers_and_the_gradient_keeps_the_network_s_layout(rng):
+    x = torch.randn(2, 5, 6, 7, generator=rng).contiguous(memory_format=torch.channels_last).requires_grad_()
+    y = as_planes(x)
+    assert torch.equal(x, y) and y.is_contiguous()
+    seen = []
+    x.register_hook(lambda grad: seen.append(grad.is_contiguous(memory_format=torch.channels_last)))
+    y.square().sum().backward()
+    assert seen == [True] and torch.equal(x.grad, 2 * x.detach())
 
 
 @pytest.mark.parametrize("labelled", [(True, False, False), (True, True, True), (False, False, False)])
@@ -440,7 +496,10 @@ def test_no_function_reads_a_value_on_the_way():
     centres, found = class_prototypes(torch.randn(2, 5, 8, 8, **meta), anchors)
     index, _ = sample_pixels(negatives, 6)
     shapes.append(contrastive_loss(torch.randn(C, 4, 5, **meta), centres, torch.randn(C, 4, 6, 5, **meta), valid=found).shape)
-    assert shapes == [()] * 3 and index.shape == (C, 6)
+    rows = torch.zeros(C, 4, 6, dtype=torch.int64, **meta)
+    anchors = gather_pixels(torch.randn(2, 5, 8, 8, **meta), sample_pixels(anchors, 4)[0])
+    shapes.append(memory_contrastive_loss(anchors, centres, torch.randn(30, 5, **meta), rows, valid=found).shape)
+    assert shapes == [()] * 4 and index.shape == (C, 6)
 
 
 def test_the_contrast_does_not_copy_its_negatives():
@@ -462,6 +521,12 @@ def test_the_contrast_does_not_copy_its_negatives():
         largest.known = {t.untyped_storage().data_ptr() for t in (a, p, n)}
         contrastive_loss(a, p, n).backward()
     assert largest.size <= 3 * 4 * 50
+    rows = torch.randint(0, 100, (3, 400, 50))
+    table, a = torch.randn(100, 32), torch.randn(3, 400, 32, requires_grad=True)
+    with Largest() as largest:
+        largest.known = {t.untyped_storage().data_ptr() for t in (a, p, table, rows)}
+        memory_contrastive_loss(a, p, table, rows).backward()
+    assert largest.size <= losses_module._BUFFER["cpu"] < rows.numel() * 32
 
 
 # -- bad input -------------------------------------------------------------------------------------------------------------------------
@@ -505,6 +570,8 @@ def test_bad_contrasts_are_named():
     wrong(r"valid: found shape \(3, 1\), expected \(C=3\)", contrastive_loss, a, p, n, valid=torch.ones(3, 1, dtype=torch.bool))
     wrong("temperature, anchors: found 0", contrastive_loss, a, p, n, temperature=0)
     wrong("expected more than 0 of both", contrastive_loss, a[:, :0], p, n[:, :0])
+    wrong(r"memory: found shape \(5, 7\), expected \(R, D=8\)", memory_contrastive_loss, a, p, torch.randn(5, 7), torch.zeros(3, 4, 2).long())
+    wrong(r"rows: found shape \(3, 2, 4\), expected \(C=3, M=4, N\)", memory_contrastive_loss, a, p, n[0, 0], torch.zeros(3, 2, 4).long())
 
 
 def test_random_shapes_agree_with_the_plain_versions():

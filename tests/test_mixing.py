@@ -5,7 +5,7 @@ import torch
 from scipy import ndimage
 
 from stal_nb.errors import ConfigError
-from stal_nb.explore.mixing import by_distance, distance_to_box, spiral
+from stal_nb.explore.mixing import by_distance, distance_to_box, partner_odds, spiral
 from stal_nb.labels import IGNORE
 from stal_nb.mixing import (
     CutMixTable, box_mask, class_boxes, connected_regions, copy_paste, count_in_cells, cutmix, draw_region, draw_weighted, paste_mask,
@@ -325,3 +325,15 @@ def test_distance_to_a_box_agrees_with_a_loop():
             assert distance[y, x] == min(y - 2, 5 - y, x - 3, 8 - x)
     where, share = by_distance(distance[None] >= 0, distance[None], reach=2)
     assert where.tolist() == [-2, -1, 0, 1] and share.tolist() == [0, 0, 1, 1]
+
+
+def test_the_odds_shown_of_a_partner_are_those_of_the_table():
+    table = CutMixTable(5, 4)
+    table.present[[0, 1], 0] = True  # class 0 in images 0 and 1, class 1 in image 4, classes 2 and 3 nowhere
+    table.present[4, 1] = True
+    probs = torch.tensor([0.5, 0.3, 0.2, 0.0])
+    odds = partner_odds(table.present, probs)
+    assert torch.allclose(odds, torch.tensor([0.25 + 0.04, 0.25 + 0.04, 0.04, 0.04, 0.3 + 0.04]))
+    generator = torch.Generator().manual_seed(0)
+    drawn = table.draw(draw_weighted(probs.expand(40_000, -1), generator), generator).bincount(minlength=5) / 40_000
+    assert torch.allclose(drawn, odds, atol=0.01)

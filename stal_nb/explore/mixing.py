@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['picture_of', 'panels', 'scene_with', 'example_copy_paste', 'example_cutmix', 'copy_paste_figure', 'cutmix_figure',
-           'spiral', 'regions_picture', 'rounds_figure', 'cells_figure', 'table_figure', 'sampling_figure',
-           'frequency_figure', 'distance_to_box', 'by_distance', 'context_figure']
+           'spiral', 'regions_picture', 'rounds_figure', 'cells_figure', 'table_figure', 'partner_odds', 'odds_figure',
+           'batch_figure', 'lift_figure', 'sampling_figure', 'frequency_figure', 'distance_to_box', 'by_distance',
+           'context_figure']
 
 # %% ../../nbs/explore/08_mixing.ipynb #677467e0
 import numpy as np
@@ -18,7 +19,7 @@ from ..labels import CITYSCAPES, IGNORE, LabelSpace
 from ..mixing import class_boxes, connected_regions, copy_paste, count_in_cells, cutmix
 from ..scenes import SceneDataset
 
-# %% ../../nbs/explore/08_mixing.ipynb #710e67f1
+# %% ../../nbs/explore/08_mixing.ipynb #0288a072
 def picture_of(
     value: Tensor | np.ndarray,  # (3,H,W) float image, (H,W) bool mask, (H,W) integer labels, or a finished (H,W,3) picture
     label_space: LabelSpace = CITYSCAPES,
@@ -43,7 +44,8 @@ def panels(
     "Rows of pictures with titles; a box is drawn as a white line on a black one, so that it shows on any ground."
     columns = max(map(len, rows))
     tallest = [max(picture_of(cell[1]).shape[0] / picture_of(cell[1]).shape[1] for cell in row) for row in rows]
-    figure, axes = plt.subplots(len(rows), columns, figsize=(width, sum(width / columns * t + 0.3 for t in tallest)), dpi=80, squeeze=False,
+    heights = [width / columns * t + (0.3 if any(cell[0] for cell in row) else 0.05) for t, row in zip(tallest, rows)]
+    figure, axes = plt.subplots(len(rows), columns, figsize=(width, sum(heights)), dpi=80, squeeze=False,
                                 gridspec_kw=dict(height_ratios=tallest))
     for axis in axes.flat:
         axis.axis("off")
@@ -168,7 +170,7 @@ def cells_figure(labels: Tensor, class_id: int, stride: int, window: tuple[slice
     return panels([("pixels of the class", fine), (f"pixels of it in each {stride} × {stride} cell", shade),
                    ("cells with any", counts[coarse] > 0), ("one pixel looked at a cell", sampled[coarse])], width=13)
 
-# %% ../../nbs/explore/08_mixing.ipynb #4251e091
+# %% ../../nbs/explore/08_mixing.ipynb #336db375
 def table_figure(
     snapshots: dict[str, Tensor],  # title -> (images, C) bool
     label_space: LabelSpace = CITYSCAPES,
@@ -182,6 +184,80 @@ def table_figure(
         axis.set_xlabel("image")
     axes[0].set_yticks(range(label_space.num_classes), label_space.classes, fontsize=7)
     figure.tight_layout()
+    return figure
+
+
+def partner_odds(
+    present: Tensor,  # (images, C) bool: a table's `present`
+    probs: Tensor,  # (C,) probability of each class to be drawn, sums to 1
+) -> Tensor:  # (images,) sums to 1
+    "Probability of each image to be drawn as partner: a class by `probs`, then evenly one of the images known to show it, or any if none is."
+    known = present.T.to(probs.dtype)
+    known = torch.where(known.any(1, keepdim=True), known, 1.0)
+    return probs @ (known / known.sum(1, keepdim=True))
+
+
+def odds_figure(
+    tables: dict[str, Tensor],  # title -> (images, C) bool
+    positions: dict[str, Tensor],  # name of a way to draw classes -> (C,) probabilities
+    label_space: LabelSpace = CITYSCAPES,
+) -> plt.Figure:
+    "Tables, and below each the odds of every image to become a partner, for each way to draw classes."
+    heights = [19, *[6] * len(positions)]
+    figure, axes = plt.subplots(len(heights), len(tables), figsize=(6.4 * len(tables), 2.6 + 0.95 * len(positions)), dpi=80, sharex="col",
+                                sharey="row", squeeze=False, gridspec_kw=dict(height_ratios=heights), layout="constrained")
+    colours = np.array(label_space.palette, np.uint8)
+    for column, (title, present) in zip(axes.T, tables.items()):
+        column[0].imshow(np.where(present.T.numpy()[..., None], colours[:, None], np.uint8(245)), aspect="auto", interpolation="nearest")
+        column[0].set_title(f"{title}: {int(present.sum())} entries", fontsize=10)
+        for axis, (name, probs) in zip(column[1:], positions.items()):
+            axis.bar(range(len(present)), 100 * partner_odds(present, probs), color="0.35", width=0.9)
+            axis.axhline(100 / len(present), color="#d95f02", linewidth=1)
+            axis.text(0.005, 0.95, f"partner, % (classes: {name})", transform=axis.transAxes, fontsize=8, va="top")
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.margins(y=0.35)
+        column[-1].set_xlabel("image")
+    axes[0, 0].set_yticks(range(label_space.num_classes), label_space.classes, fontsize=7)
+    return figure
+
+
+def batch_figure(
+    batch: dict[str, tuple[Tensor, ...]],  # method -> image, labels, mixed image, mixed labels and, for CutMix, boxes (B,4)
+    width: float = 13.0,
+) -> plt.Figure:
+    "Every image of a batch in a column: before, its labels, after, its labels. White lines: the boxes that were cut."
+    rows: list[list[tuple]] = [[], [], [], []]
+    for method, (image, labels, mixed, mixed_labels, *boxes) in batch.items():
+        for k in range(len(image)):
+            box = boxes[0][k] if boxes and boxes[0][k].any() else None
+            rows[0].append((f"{method} {k + 1}", image[k]))
+            rows[1].append(("", labels[k]))
+            rows[2].append(("after", mixed[k], box))
+            rows[3].append(("", mixed_labels[k], box))
+    return panels(*rows, width=width)
+
+
+def lift_figure(
+    shown: dict[str, Tensor],  # title -> (2,C) shares in [0,1], before and after
+    label_space: LabelSpace = CITYSCAPES,
+) -> plt.Figure:
+    "How many times as often each class is shown after mixing, the rarest class on top; one column a title, one axis for all."
+    figure, axes = plt.subplots(1, len(shown), figsize=(13, 3.9), dpi=80, sharey=True, sharex=True, squeeze=False, layout="constrained")
+    order = next(iter(shown.values()))[0].argsort(descending=True)
+    rows, colours = np.arange(len(order)), np.array(label_space.palette)[order] / 255
+    for axis, (title, (before, after)) in zip(axes[0], shown.items()):
+        factor = (after / before)[order]
+        axis.barh(rows, factor - 1, left=1, color=colours, height=0.75)
+        axis.axvline(1, color="0.3", linewidth=1)
+        for row, f in zip(rows, factor.tolist()):
+            if f > 1.05:
+                axis.text(f * 1.03, row, f"{f:.1f}", va="center", fontsize=7)
+        axis.set_xscale("log")
+        axis.set_xticks([1, 2, 5, 10], ["× 1", "× 2", "× 5", "× 10"])
+        axis.minorticks_off()
+        axis.set_title(title, fontsize=9)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_yticks(rows, [label_space.classes[k] for k in order], fontsize=7)
     return figure
 
 
