@@ -60,7 +60,7 @@ def contrast_entries() -> list[dict]:
 
 def size_entries() -> list[dict]:
     "`contrastive_loss` alone, doubling one size after the other: time should double."
-    g, base, found = torch.Generator().manual_seed(0), dict(C=8, M=64, N=64, D=128), []
+    g, base, found = torch.Generator().manual_seed(0), dict(C=8, M=128, N=128, D=128), []
     for doubled in (None, "C", "M", "N", "D"):
         s = {k: v * (2 if k == doubled else 1) for k, v in base.items()}
         anchors = torch.randn(s["C"], s["M"], s["D"], generator=g).requires_grad_()

@@ -487,7 +487,7 @@ class GracefulStop:
         if self.previous is not None:
             signal.signal(signal.SIGINT, self.previous)
 
-# %% ../nbs/12_training.ipynb #0f4bfc25
+# %% ../nbs/12_training.ipynb #cf03d7ab
 def save_checkpoint(
     path: Path,
     state: nn.Module,  # its state_dict is saved
@@ -522,10 +522,12 @@ def load_checkpoint(
         raise StoreError(f"checkpoint {path}: from another network or data set: {error}") from error
     if optimizer is not None:
         saved: dict[int, dict[str, Tensor]] = {}
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         for key, value in tensors.items():
             if key.startswith("optimizer."):
                 _, index, name = key.split(".", 2)
-                saved.setdefault(int(index), {})[name] = value
+                laid_out = torch.empty_like(parameters[int(index)], dtype=value.dtype).copy_(value)  # the parameter's memory layout, not the file's
+                saved.setdefault(int(index), {})[name] = laid_out
         optimizer.load_state_dict({"state": saved, "param_groups": optimizer.state_dict()["param_groups"]})
     return info
 
@@ -576,7 +578,7 @@ class Probe:
                 "right/student": share(student.argmax(1) == labels, known),
                 "gap": (teacher.softmax(1) - student.softmax(1)).abs().sum(1).mean() / 2}  # total variation: 0 = the same, 1 = nothing in common
 
-# %% ../nbs/12_training.ipynb #82ae92d0
+# %% ../nbs/12_training.ipynb #94b778e1
 class Trainer:
     "Runs `training_step` for one stage: loads data ahead, schedules, logs, saves, and continues where it was stopped."
 
@@ -608,7 +610,8 @@ class Trainer:
             self.state.student.to(memory_format=torch.channels_last)
             self.state.teacher.to(memory_format=torch.channels_last)
         self.optimizer = torch.optim.SGD(
-            state.student.parameter_groups(config.lr, config.head_multiplier), momentum=config.momentum, weight_decay=config.weight_decay)
+            state.student.parameter_groups(config.lr, config.head_multiplier), momentum=config.momentum, weight_decay=config.weight_decay,
+            fused=self.device.type in ("cpu", "cuda"))
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.student, self.optimizer = self.accelerator.prepare(state.student, self.optimizer)
         self.loader = StepLoader(config, label_space.num_classes, source, target, WithoutLabels(target) if target is not None else None)

@@ -7,7 +7,8 @@ __all__ = ['GREY', 'View', 'look', 'kept_picture', 'spotlight', 'panels', 'show'
            'pseudo_figure', 'verdict_picture', 'worth_of_doubt_figure', 'weights_figure', 'thinning_figure', 'Roles',
            'assign_roles', 'mark_roles', 'roles_figure', 'marks_figure', 'telling_pixels', 'explain_pixels',
            'points_figure', 'hover_figure', 'draw_contrast', 'on_circle', 'circle_loss', 'draw_arrow', 'circle_figure',
-           'temperatures_figure', 'learn_circle', 'learnt_figure']
+           'temperatures_figure', 'learn_circle', 'circle_points', 'spread_within', 'learnt_temperatures_figure',
+           'learnt_figure']
 
 # %% ../../nbs/explore/06_losses.ipynb #180774dd
 import base64
@@ -121,7 +122,7 @@ def chart(axis: plt.Axes) -> plt.Axes:
     axis.spines[["top", "right"]].set_visible(False)
     return axis
 
-# %% ../../nbs/explore/06_losses.ipynb #d1a47546
+# %% ../../nbs/explore/06_losses.ipynb #f99a3cfc
 def overview_figure(
     view: View,
     roles: "Roles",
@@ -537,7 +538,7 @@ def temperatures_figure(ws: Sequence[float] = (0.07, 0.2, 0.5, 2.0), angle: floa
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
-# %% ../../nbs/explore/06_losses.ipynb #547f4901
+# %% ../../nbs/explore/06_losses.ipynb #4ed18db6
 def learn_circle(
     roles: Roles,
     steps: int = 400,
@@ -566,6 +567,36 @@ def learn_circle(
     return snapshots, losses
 
 
+def circle_points(axis: plt.Axes, roles: Roles, points: Tensor, title: str) -> None:
+    "Anchor pixels on the unit circle, one ring a class, so that classes at the same angle stay apart."
+    axis.add_patch(plt.Circle((0, 0), 1, fill=False, color="#dddddd"))
+    classes = [c for c in range(19) if roles.anchors[:, c].sum() >= 5]
+    for ring, c in enumerate(classes):
+        at = points[roles.anchors[:, c]] * (1 + 0.05 * ring)
+        axis.scatter(*at.T, s=7, color=np.array(CITYSCAPES.palette[c]) / 255, label=CITYSCAPES.classes[c])
+    axis.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
+    axis.axis("off")
+    axis.set_title(title, fontsize=9)
+
+
+def spread_within(roles: Roles, points: Tensor) -> float:
+    "Mean over the classes of the angle, in degrees, between an anchor pixel and the centre of its class."
+    angles = []
+    for c in range(19):
+        own = points[roles.anchors[:, c]]
+        if len(own) >= 5:
+            angles.append((own @ F.normalize(own.mean(0), dim=0)).clamp(-1, 1).arccos().mean())
+    return float(torch.stack(angles).mean().rad2deg())
+
+
+def learnt_temperatures_figure(roles: Roles, learnt: dict[float, list[Tensor]]) -> plt.Figure:  # snapshots of `learn_circle` by w
+    "What the same head learns at several temperatures."
+    figure, axes = plt.subplots(1, len(learnt), figsize=(3.4 * len(learnt), 3.5), dpi=80, layout="constrained", squeeze=False)
+    for axis, (w, snapshots) in zip(axes[0], learnt.items()):
+        circle_points(axis, roles, snapshots[-1], f"w = {w:g}: {spread_within(roles, snapshots[-1]):.0f}° from the centre, on average")
+    return figure
+
+
 def learnt_figure(
     roles: Roles,
     snapshots: list[Tensor],  # from `learn_circle`
@@ -573,15 +604,8 @@ def learnt_figure(
 ) -> plt.Figure:
     "Anchor pixels on the unit circle before and after, and the loss."
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.5), dpi=80, width_ratios=(1, 1, 0.9), layout="constrained")
-    classes = [c for c in range(19) if roles.anchors[:, c].sum() >= 5]
     for axis, points, title in zip(axes, snapshots, ("before", "after")):
-        axis.add_patch(plt.Circle((0, 0), 1, fill=False, color="#dddddd"))
-        for ring, c in enumerate(classes):  # one ring a class, so that classes at the same angle stay apart
-            at = points[roles.anchors[:, c]] * (1 + 0.05 * ring)
-            axis.scatter(*at.T, s=7, color=np.array(CITYSCAPES.palette[c]) / 255, label=CITYSCAPES.classes[c])
-        axis.set(xlim=(-1.4, 1.4), ylim=(-1.4, 1.4), aspect="equal")
-        axis.axis("off")
-        axis.set_title(f"anchor pixels, {title}", fontsize=9)
+        circle_points(axis, roles, points, f"anchor pixels, {title}")
     axes[1].legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(0.98, 0.5), markerscale=2)
     chart(axes[2]).plot(losses, color="#2ca02c")
     axes[2].set_title("$L_c$", fontsize=9)
