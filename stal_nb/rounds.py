@@ -41,7 +41,7 @@ from stal_nb.training import (
     save_checkpoint)
 from .uncertainty import bald, box_sum, dropout_passes, ensemble_passes
 
-# %% ../nbs/13_rounds.ipynb #69d82c3d
+# %% ../nbs/13_rounds.ipynb #d00df6ef
 SCORED = CHEAP | COLUMNS | {"bald", "ensemble"}  # all that a scoring pass can compute for a strategy
 
 
@@ -68,7 +68,7 @@ class Config(TrainingConfig):
     budget_unit: str = "images"  # what `budgets` count: "images", "regions" or "pixels"; a fraction below 1 is one of the target's pixels
     region_radius: int = 16  # regions are (2 r + 1) x (2 r + 1) pixels; the window of RIPU's map
     pixel_spacing: int = 5  # two pixels asked for in one image are farther apart than this, along rows or columns; less if so many do not fit
-    per_image: int = 0  # regions or pixels that one image may send in a round; 0 = its equal share, as in RIPU
+    per_image: int = 0  # regions or pixels that one image may send in a round, where that is more than its equal share (0: equal shares, as in RIPU)
     mc_passes: int = 8  # dropout masks of the strategy `bald`
     ensemble_size: int = 3  # teachers of the strategy `ensemble`: those of the last stages
     eval_batch: int = 8  # images a batch in scoring and evaluation
@@ -568,7 +568,7 @@ def label_part(
         raise StoreError(f"label of {id!r}: found shape {tuple(labels.shape)}, expected {tuple(mask.shape)} as the image")
     return labels.masked_fill(~mask.to(labels.device), IGNORE), seconds
 
-# %% ../nbs/13_rounds.ipynb #d896d2d1
+# %% ../nbs/13_rounds.ipynb #b601bc57
 PAST = ("seed", "backbone", "output_stride", "aspp_channels", "embedding_dim", "bank_capacity", "data", "image_size", "source_images", "target_images", "val_images",
         "exclude")  # settings that finished stages depend on
 
@@ -843,7 +843,7 @@ class Run:
                 raise ConfigError(f"strategy {name!r} in round {number}: found {len(stages)} trained stage, expected at least 2 whose teachers can disagree")
             members = tuple(self._teacher(stage) for stage in stages)
         radius, asked = self._radius(unit), {id: regions for id, regions in asked.items() if regions}
-        per_image = min(k, config.per_image) or -(-k // max(1, pool))
+        per_image = max(min(k, config.per_image), -(-k // max(1, pool)))
         crowd = per_image + max(map(len, asked.values()), default=0)  # each pixel rules out at most a square of (2 spacing + 1)^2
         spacing = min(config.pixel_spacing, (math.isqrt(self.image_pixels // max(1, crowd)) - 1) // 2)
         return Scoring(
