@@ -100,7 +100,7 @@ def check_probs(
         raise ConfigError(f"{where}: found class sums from {smallest:.4g} to {largest:.4g}, "
                           "expected 1 for every pixel (dimension 1 is the class)")
 
-# %% ../nbs/09_uncertainty.ipynb #55de580d
+# %% ../nbs/09_uncertainty.ipynb #1fa3a1a3
 class Opinions:
     """Running sums over T opinions on the same pixels. Memory: three maps (B, C, H, W) and one (B, H, W), whatever T is.
 
@@ -113,6 +113,7 @@ class Opinions:
         opinions: Tensor | Iterable[Tensor] = (),  # T times (B, C, H, W) class probabilities: a tensor (T, B, C, H, W), a list, or a stream
     ):
         self.count = 0  # T so far
+        self.mean = self.squares = self.votes = self.entropy = None  # the sums, once there is an opinion
         for probs in opinions:
             self.add(probs)
 
@@ -148,7 +149,7 @@ def _heard(opinions: "Tensor | Opinions | Iterable[Tensor]") -> Opinions:
     "Sums, from whatever form the opinions come in."
     if isinstance(opinions, Tensor) and opinions.ndim < 3:
         raise ConfigError(f"opinions: found {tuple(opinions.shape)}, expected (T, B, C, H, W): one batch of probabilities an opinion")
-    heard = opinions if isinstance(opinions, Opinions) else Opinions(opinions)
+    heard = opinions if hasattr(opinions, "votes") else Opinions(opinions)  # not by class: a notebook that runs this cell has its own
     if not heard.count:
         raise ConfigError("opinions: found none, expected at least one")
     return heard
@@ -484,7 +485,7 @@ def ause(
     errors, n = _error_curve(uncertainty, wrong, valid)
     return _area_above_oracle(errors, torch.arange(n + 1, dtype=errors.dtype, device=errors.device))
 
-# %% ../nbs/09_uncertainty.ipynb #136eed84
+# %% ../nbs/09_uncertainty.ipynb #5fba23fb
 class ErrorHistogram:
     """Error detection over any number of images in fixed memory: counts of right and wrong pixels by uncertainty.
 
@@ -537,16 +538,27 @@ class ErrorHistogram:
         below = right.cumsum(0) - right
         return ((wrong * (below + right / 2)).sum() / (right.sum() * wrong.sum())).item()
 
-    def _curve(self) -> tuple[Tensor, Tensor]:
-        "Errors and pixels among the bins of largest uncertainty, (bins + 1,) each."
+    def _curve(self, points: int) -> tuple[Tensor, Tensor]:
+        "Errors and pixels removed, (points,) each, evenly spaced in pixels; within a bin errors are spread evenly."
         falling = self.counts.flip(1)
-        zero = falling.new_zeros(1)
-        return torch.cat([zero, falling[1].cumsum(0)]), torch.cat([zero, falling.sum(0).cumsum(0)])
+        errors, count = (torch.cat([x.new_zeros(1), x.cumsum(0)]) for x in (falling[1], falling.sum(0)))
+        wanted = torch.linspace(0, 1, points, dtype=count.dtype) * count[-1]
+        k = torch.searchsorted(count, wanted).clamp(1, self.bins)
+        part = (wanted - count[k - 1]) / (count[k] - count[k - 1]).clamp(min=1)
+        return errors[k - 1] + part * (errors[k] - errors[k - 1]), wanted
 
     def ause(self) -> float:
-        "As `ause`, with values in one bin removed together."
-        errors, count = self._curve()
-        return _area_above_oracle(errors, count)
+        "As `ause`, for values in one bin in random order."
+        return _area_above_oracle(*self._curve(10_001))
+
+    def curve(
+        self,
+        points: int = 201,  # evenly spaced shares
+    ) -> Sparsification:
+        "As `sparsification`, for values in one bin in random order."
+        errors, count = self._curve(points)
+        total, n = errors[-1], count[-1].clamp(min=1)
+        return Sparsification(count / n, errors / total.clamp(min=1), (total - errors) / (n - count).clamp(min=1))
 
     def caught(
         self,
@@ -555,11 +567,9 @@ class ErrorHistogram:
         "As `sparsification(...).caught`; within a bin errors are spread evenly. Raises `ConfigError` for a share outside [0, 1]."
         if not 0 <= share <= 1:
             raise ConfigError(f"share: found {share!r}, expected a number from 0 to 1")
-        errors, count = self._curve()
-        wanted = share * count[-1]
-        k = int(torch.searchsorted(count, wanted).clamp(1, self.bins))
-        part = (wanted - count[k - 1]) / (count[k] - count[k - 1]).clamp(min=1)
-        return ((errors[k - 1] + part * (errors[k] - errors[k - 1])) / errors[-1].clamp(min=1)).item()
+        errors, count = self._curve(10_001)
+        k = min(int(share * 10_000), 9_999)
+        return (torch.lerp(errors[k], errors[k + 1], share * 10_000 - k) / errors[-1].clamp(min=1)).item()
 
 # %% ../nbs/09_uncertainty.ipynb #ae2b02c3
 class Reliability(NamedTuple):
