@@ -2,13 +2,13 @@
 
     python bench/bench_selection.py
 
-`measure()` gives the same as a list. Ratios are taken from alternating passes and their minima, since other work on the machine only ever adds time.
+`measure()` gives the same as a list. Ratios are taken from alternating passes and their minima, since other work on the machine only
+ever adds time.
 """
 import multiprocessing
 import resource
 import tempfile
 import time
-from pathlib import Path
 
 import torch
 
@@ -66,7 +66,14 @@ def scoring_ratio(size: tuple[int, int], length: int, batch: int, repeats: int =
 def _peak(length: int, answer) -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        score_pool(folder, demo_model(), Pictures(length, (64, 128), fresh=True), range(length), Scoring(frozenset({"entropy", "features"})), bar=False)
+        score_pool(
+            folder,
+            demo_model(),
+            Pictures(length, (64, 128), fresh=True),
+            range(length),
+            Scoring(frozenset({"entropy", "features"})),
+            bar=False,
+        )
     answer.put(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
@@ -90,10 +97,21 @@ def measure() -> list[dict]:
 
     for size, length, batch, limit in (((128, 256), 24, 8, 1.2), ((512, 1024), 4, 1, 1.1)):
         ratio, whole, forward = scoring_ratio(size, length, batch)
-        add(f"scoring pass ÷ forward, {size[0]}×{size[1]}", ratio, "×", limit,
-            f"{length} images in batches of {batch}: {whole:.2f} s and {forward:.2f} s, minima of 5; images in memory, entropy, files written")
+        add(
+            f"scoring pass ÷ forward, {size[0]}×{size[1]}",
+            ratio,
+            "×",
+            limit,
+            f"{length} images in batches of {batch}: {whole:.2f} s and {forward:.2f} s, minima of 5; images in memory, files written",
+        )
     few, many = peak_memory(100), peak_memory(2000)
-    add("peak memory, 2,000 ÷ 100 images", many / few, "×", 1.05, f"{many:.0f} and {few:.0f} MiB of a process; entropy and embeddings, 64×128")
+    add(
+        "peak memory, 2,000 ÷ 100 images",
+        many / few,
+        "×",
+        1.05,
+        f"{many:.0f} and {few:.0f} MiB of a process; entropy and embeddings, 64×128",
+    )
     features = torch.randn(100_000, 256, generator=torch.Generator().manual_seed(0))
     add("k-centre, 100,000 × 256, 1,000 picks", _seconds(lambda: k_center(features, [], 1000)), "s", 60, "double precision")
     score = torch.rand(1024, 2048, generator=torch.Generator().manual_seed(0))

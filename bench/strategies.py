@@ -4,9 +4,9 @@
     python bench/strategies.py camvid --root path/to/camvid --seeds 0 1 2
     python bench/strategies.py scenes --strategies random entropy ripu_regions --set budgets=0.02,0.04
 
-A strategy continues from the warm-up of the run `base` of its seed (`Run.fork`), so runs of a seed differ in the query alone. Every budget is counted
-in pixels, so regions and pixels cost as much as images. Runs are kept in runs/strategies/: a stopped comparison continues where it
-was, and the results file is written anew after every run; a strategy whose run is complete is only read.
+A strategy continues from the warm-up of the base run of its seed (`Run.fork`), so runs of a seed differ in the query alone. Every
+budget is counted in pixels, so regions and pixels cost as much as images. Runs are kept in runs/strategies/: a stopped comparison
+continues where it was, and the results file is written anew after every run; a strategy whose run is complete is only read.
 The control `sure` labels the images of lowest entropy, which no one would buy: it is here to be looked at, not in `STRATEGIES`.
 """
 import argparse
@@ -23,8 +23,10 @@ from stal_nb.selection import STRATEGIES, StrategyInput, declare, top_k
 from stal_nb.store import atomic_write_json
 
 PRESETS = {"scenes": "demo", "camvid": "camvid"}
-ALL = ["random", "entropy", "entropy_group_quota", "margin", "least_confidence", "bald", "ensemble", "core_set", "uncertainty_diversity", "rare_class",
-       "ripu_regions", "ripu_pixels", "random_regions", "random_pixels", "sure"]
+ALL = [
+    "random", "entropy", "entropy_group_quota", "margin", "least_confidence", "bald", "ensemble", "core_set",
+    "uncertainty_diversity", "rare_class", "ripu_regions", "ripu_pixels", "random_regions", "random_pixels", "sure",
+]
 
 
 def sure(pool: StrategyInput) -> list[str]:
@@ -52,8 +54,17 @@ def continued(base: Run, name: str, folder: Path, bar: bool) -> dict:
     summary = run.finish()
     query = json.loads((run.round_folder(1) / "query.json").read_text())
     first, last = summary["rounds"][0], summary["rounds"][-1]
-    return {"strategy": name, "seed": run.config.seed, "warm_up": first["miou"], "miou": last["miou"], "fraction": last["fraction"],
-            "images": len(query["ids"]), "regions": len(query.get("regions", [])), "pixels": query["pixels"], "source": summary["source_only"]["miou"]}
+    return {
+        "strategy": name,
+        "seed": run.config.seed,
+        "warm_up": first["miou"],
+        "miou": last["miou"],
+        "fraction": last["fraction"],
+        "images": len(query["ids"]),
+        "regions": len(query.get("regions", [])),
+        "pixels": query["pixels"],
+        "source": summary["source_only"]["miou"],
+    }
 
 
 def write(out: Path, results: list[dict]) -> None:
@@ -62,7 +73,9 @@ def write(out: Path, results: list[dict]) -> None:
     atomic_write_json(out, {**facts, "runs": sorted(results, key=lambda r: (r["data"], r["strategy"], r["seed"]))})
 
 
-def compare(data: str, root: str, seeds: list[int], names: list[str], changes: dict, runs: Path, out: Path, bar: bool = False) -> list[dict]:
+def compare(
+    data: str, root: str, seeds: list[int], names: list[str], changes: dict, runs: Path, out: Path, bar: bool = False
+) -> list[dict]:
     "Every strategy for every seed; what is in `out` for other data, seeds or strategies stays there."
     results = json.loads(out.read_text())["runs"] if out.exists() else []
     for seed in seeds:
@@ -75,7 +88,10 @@ def compare(data: str, root: str, seeds: list[int], names: list[str], changes: d
                 continue
             results = [r for r in results if (r["data"], r["seed"], r["strategy"]) != (data, seed, name)] + [entry]
             write(out, results)
-            print(f"{data}, seed {seed}, {name}: {entry['warm_up']:.1f} -> {entry['miou']:.1f} %, {entry['fraction']:.2%} of the target", flush=True)
+            print(
+                f"{data}, seed {seed}, {name}: {entry['warm_up']:.1f} -> {entry['miou']:.1f} %, {entry['fraction']:.2%} of the target",
+                flush=True,
+            )
     return results
 
 
@@ -90,8 +106,16 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("nbs/results/strategies.json"))
     parser.add_argument("--bar", action="store_true")
     options = parser.parse_args()
-    compare(options.data, options.root, options.seeds, options.strategies, dict(parse_setting(text) for text in options.set), options.runs, options.out,
-            options.bar)
+    compare(
+        options.data,
+        options.root,
+        options.seeds,
+        options.strategies,
+        dict(parse_setting(text) for text in options.set),
+        options.runs,
+        options.out,
+        options.bar,
+    )
 
 
 if __name__ == "__main__":

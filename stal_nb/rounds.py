@@ -41,7 +41,7 @@ from stal_nb.training import (
     save_checkpoint)
 from .uncertainty import bald, box_sum, dropout_passes, ensemble_passes
 
-# %% ../nbs/13_rounds.ipynb #d00df6ef
+# %% ../nbs/13_rounds.ipynb #8796f6e6
 SCORED = CHEAP | COLUMNS | {"bald", "ensemble"}  # all that a scoring pass can compute for a strategy
 
 
@@ -92,7 +92,8 @@ class Config(TrainingConfig):
                 raise ConfigError(f"{name}: found {getattr(self, name)!r}, expected one of {', '.join(STRATEGIES)}")
             unknown = needs_of(STRATEGIES[getattr(self, name)]) - SCORED
             if unknown:
-                raise ConfigError(f"{name}: found that {getattr(self, name)!r} needs {', '.join(sorted(unknown))}, expected some of {', '.join(sorted(SCORED))}")
+                raise ConfigError(f"{name}: found that {getattr(self, name)!r} needs {', '.join(sorted(unknown))}, "
+                                  f"expected some of {', '.join(sorted(SCORED))}")
         if "ensemble" in needs_of(STRATEGIES[self.first_strategy]):
             raise ConfigError(f"first_strategy: found {self.first_strategy!r}, expected one that does with one network: the first query has no ensemble yet")
         if self.budget_unit not in UNITS:

@@ -13,6 +13,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import TINY, tiny
 
 from stal_nb.errors import BudgetError, ConfigError, StoreError
 from stal_nb.labels import Sample
@@ -20,7 +21,6 @@ from stal_nb.rounds import Config, PartFile, Run, Scoring, label_part, main, par
 from stal_nb.selection import STRATEGIES, Region, declare, region_mask, ripu_map, select_regions
 from stal_nb.training import StopRequested, Trainer, build_model, same_size_batches
 from stal_nb.uncertainty import MEASURES, dropout_passes, entropy
-from tiny import TINY, tiny
 
 SETTINGS = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
 
@@ -316,8 +316,16 @@ def network():
     return model
 
 
-ALL = Scoring(frozenset({"margin", "least_confidence", "bald", "features", "class_shares", "regions"}), batch_size=4, mc_passes=3, pixel_map=ripu_map,
-              window=4, radius=3, suppress=6, per_image=2)
+ALL = Scoring(
+    frozenset({"margin", "least_confidence", "bald", "features", "class_shares", "regions"}),
+    batch_size=4,
+    mc_passes=3,
+    pixel_map=ripu_map,
+    window=4,
+    radius=3,
+    suppress=6,
+    per_image=2,
+)
 
 
 def test_scores_agree_with_a_plain_pass_over_single_images(network):
@@ -330,7 +338,9 @@ def test_scores_agree_with_a_plain_pass_over_single_images(network):
             for name, measure in MEASURES.items():
                 assert row[name] == pytest.approx(measure(probs).mean().item(), abs=1e-5)
             assert row["features"] == pytest.approx(output.embeddings.mean((2, 3))[0].tolist(), abs=1e-5)
-            assert row["class_shares"] == pytest.approx(probs.mean((2, 3))[0].tolist(), abs=1e-5) and sum(row["class_shares"]) == pytest.approx(1)
+            assert row["class_shares"] == pytest.approx(probs.mean((2, 3))[0].tolist(), abs=1e-5) and sum(
+                row["class_shares"]
+            ) == pytest.approx(1)
             score = ripu_map(probs.float(), 4, None)[0]
             assert [[y, x] for y, x, _ in row["regions"]] == select_regions(score, 2, 3).tolist()
             assert 0 <= row["bald"] <= 1
@@ -343,9 +353,13 @@ def test_bald_and_ensemble_are_means_of_the_mutual_information(network):
         row = score_batch(network, [pictures[1]], scoring)[0]
         image = pictures[1].image[None]
         probs = torch.stack([m(image).logits.softmax(1) for m in (network, other)]).double()
-        assert row["ensemble"] == pytest.approx((entropy(probs.mean(0)) - torch.stack([entropy(p) for p in probs]).mean(0)).mean().item(), abs=1e-5)
+        assert row["ensemble"] == pytest.approx(
+            (entropy(probs.mean(0)) - torch.stack([entropy(p) for p in probs]).mean(0)).mean().item(), abs=1e-5
+        )
         masks = torch.stack(list(dropout_passes(network, image, 4, scoring.generator(pictures.ids[1])))).double()
-        assert row["bald"] == pytest.approx((entropy(masks.mean(0)) - torch.stack([entropy(p) for p in masks]).mean(0)).mean().item(), abs=1e-5)
+        assert row["bald"] == pytest.approx(
+            (entropy(masks.mean(0)) - torch.stack([entropy(p) for p in masks]).mean(0)).mean().item(), abs=1e-5
+        )
         both = score_batch(network, [pictures[0], pictures[1]], scoring)[1]
         assert both["bald"] == pytest.approx(row["bald"], abs=1e-6), "dropout masks belong to the image, not to the batch"
 
@@ -393,7 +407,9 @@ def test_a_pass_killed_at_any_byte_goes_on_and_ends_the_same(network, tmp_path, 
     assert score_pool(tmp_path / "torn", network, pictures, pool, ALL, bar=False, also=[3, 8]).rows == whole.rows and not pictures.read
 
 
-@pytest.mark.parametrize("tail", [b"\0" * 50, b"image,9999", b"\"image,0009\",city,0.1", b"\xff\xfe\n", b"x,y,z\n", b"\"image,0001\",c,half,0.1,0.1\n"])
+@pytest.mark.parametrize(
+    "tail", [b"\0" * 50, b"image,9999", b'"image,0009",city,0.1', b"\xff\xfe\n", b"x,y,z\n", b'"image,0001",c,half,0.1,0.1\n']
+)
 def test_bytes_that_are_no_row_are_not_believed(tmp_path, tail):
     scoring = Scoring()
     part = PartFile(tmp_path / "a.csv", scoring)
@@ -418,7 +434,9 @@ def test_processes_share_the_pool_and_none_does_the_work_of_another(network, tmp
     known = []
     for process in range(3):
         pictures.read.clear()
-        score_into(tmp_path / "shared" / f"p{process}" / "scores", network, pictures, pool, scoring, bar=False, process=process, processes=3)
+        score_into(
+            tmp_path / "shared" / f"p{process}" / "scores", network, pictures, pool, scoring, bar=False, process=process, processes=3
+        )
         known.append(set(pictures.read))
     assert set().union(*known) == set(pool) and sum(map(len, known)) == 19
     rows = {}
@@ -447,8 +465,21 @@ def test_two_processes_of_accelerate_score_one_pool(tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}", str(script)],
-                          capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"})
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            "--master-addr=127.0.0.1",
+            f"--master-port={port}",
+            str(script),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )
     assert done.returncode == 0, done.stderr
     assert sorted(done.stdout.split("\n")[:2]) == ["read 4 rows 9", "read 5 rows 9"], done.stdout
     assert [f.name for f in (tmp_path / "scored").iterdir()] == ["scores.csv"]
@@ -473,8 +504,16 @@ def test_memory_for_rows_does_not_hold_images(network, tmp_path):
 # -- strategies, regions and pixels in the loop ----------------------------------------------------------------------------
 
 
-STRATEGIES_IN_A_RUN = {"core_set": {"embeddings.csv"}, "uncertainty_diversity": {"embeddings.csv"}, "rare_class": {"class_shares.csv"}, "bald": set(),
-                       "ensemble": set(), "margin": set(), "ripu_regions": {"regions.csv"}, "random_pixels": {"regions.csv"}}
+STRATEGIES_IN_A_RUN = {
+    "core_set": {"embeddings.csv"},
+    "uncertainty_diversity": {"embeddings.csv"},
+    "rare_class": {"class_shares.csv"},
+    "bald": set(),
+    "ensemble": set(),
+    "margin": set(),
+    "ripu_regions": {"regions.csv"},
+    "random_pixels": {"regions.csv"},
+}
 
 
 @pytest.mark.parametrize("name", STRATEGIES_IN_A_RUN)
@@ -523,7 +562,9 @@ def test_region_labels_flow_through_the_whole_loop(tmp_path):
         patch.setattr(Trainer, "fit", look)
         run.advance()
     partly = {where[id] for id in query["ids"]}
-    assert trainer["labelled"] == partly | {where[id] for id in whole} and trainer["unlabelled"] == set(range(10)) - {where[id] for id in whole}
+    assert trainer["labelled"] == partly | {where[id] for id in whole} and trainer["unlabelled"] == set(range(10)) - {
+        where[id] for id in whole
+    }
     summary = run.finish()
     assert [r["fraction"] for r in summary["rounds"]] == pytest.approx([0.1, 0.15, 0.2], abs=81 / (10 * 64 * 128))
     assert summary["rounds"][-1]["pixels"] <= 0.2 * 10 * 64 * 128
@@ -562,8 +603,16 @@ def test_labelling_of_regions_that_was_stopped_goes_on_and_asks_nothing_twice(fi
         assert int((again.store.load(id) != 255).sum()) == sum(i == id for i, _, _ in query["regions"])
 
 
-@pytest.mark.parametrize("unit, budgets, expected", [("images", (1, 3), (1, 3)), ("regions", (0.1, 0.3), (68, 204)), ("regions", (5, 40), (5, 40)),
-                                                     ("pixels", (0.1, 0.3), (8192, 24576)), ("pixels", (9000, 20_000), (9000, 20_000))])
+@pytest.mark.parametrize(
+    "unit, budgets, expected",
+    [
+        ("images", (1, 3), (1, 3)),
+        ("regions", (0.1, 0.3), (68, 204)),
+        ("regions", (5, 40), (5, 40)),
+        ("pixels", (0.1, 0.3), (8192, 24576)),
+        ("pixels", (9000, 20_000), (9000, 20_000)),
+    ],
+)
 @pytest.mark.parametrize("strategy", ["entropy", "ripu_regions", "ripu_pixels"])
 def test_any_strategy_spends_any_budget_at_the_price_in_pixels(tmp_path, unit, budgets, expected, strategy):
     run = Run.create(tiny(budgets=budgets, budget_unit=unit, strategy=strategy, region_radius=5), tmp_path / "run")

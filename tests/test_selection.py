@@ -8,8 +8,24 @@ import torch
 
 from stal_nb.errors import BudgetError, ConfigError
 from stal_nb.selection import (
-    STRATEGIES, Region, StrategyInput, cover, declare, group_quotas, k_center, most_uncertain, needs_of, rare_class, region_mask, region_strategy, select,
-    select_regions, top_k, uncertainty_diversity, unit_of)
+    STRATEGIES,
+    Region,
+    StrategyInput,
+    cover,
+    declare,
+    group_quotas,
+    k_center,
+    most_uncertain,
+    needs_of,
+    rare_class,
+    region_mask,
+    region_strategy,
+    select,
+    select_regions,
+    top_k,
+    uncertainty_diversity,
+    unit_of,
+)
 
 
 def a_pool(n=20, k=5, seed=0, cities="abc"):
@@ -21,9 +37,20 @@ def a_pool(n=20, k=5, seed=0, cities="abc"):
     rows = torch.randn(max(1, n // 2), 6, generator=torch.Generator().manual_seed(seed))
     shares = rows.softmax(1).repeat(2, 1)[:n] if n else torch.zeros(0, 6)
     regions = [Region(id, 8 * y, 8, 3) for id in ids for y in range(3)]
-    return StrategyInput(ids, groups, scores, k, torch.Generator().manual_seed(seed), features=torch.cat([rows, rows, rows])[:n], labelled=["x"],
-                         labelled_features=rows[:1] + 0.5, class_shares=shares, class_weights=torch.linspace(0, 1, 6), regions=regions,
-                         region_scores=torch.tensor([dice.randint(0, 8) / 8 for _ in regions]))
+    return StrategyInput(
+        ids,
+        groups,
+        scores,
+        k,
+        torch.Generator().manual_seed(seed),
+        features=torch.cat([rows, rows, rows])[:n],
+        labelled=["x"],
+        labelled_features=rows[:1] + 0.5,
+        class_shares=shares,
+        class_weights=torch.linspace(0, 1, 6),
+        regions=regions,
+        region_scores=torch.tensor([dice.randint(0, 8) / 8 for _ in regions]),
+    )
 
 
 def reordered(pool, order, seed=0):
@@ -209,7 +236,9 @@ def test_k_center_is_blind_to_the_order_of_twins_in_any_block_of_a_large_matrix(
     x = torch.randn(1000, 37, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
     order = torch.randperm(2000, generator=torch.Generator().manual_seed(1))
     chosen, shuffled = k_center(x, [], 50), k_center(x[order], [], 50)
-    assert all(torch.equal(x[a], x[order][b]) for a, b in zip(chosen[1:], shuffled[1:]))  # the mean, which gives the first, is a sum in another order
+    assert all(
+        torch.equal(x[a], x[order][b]) for a, b in zip(chosen[1:], shuffled[1:])
+    )  # the mean, which gives the first, is a sum in another order
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -218,7 +247,9 @@ def test_core_set_covers_the_pool_and_the_labelled_images_count_as_covered(seed)
                    labelled_features=torch.randn(4, 3, generator=torch.Generator().manual_seed(99)))
     both = torch.cat([pool.labelled_features, pool.features]).double().tolist()
     assert select("core_set", pool) == [pool.ids[i - 4] for i in plain_k_center(both, range(4), 5)]
-    assert select("core_set", replace(pool, labelled_features=None)) == [pool.ids[i] for i in plain_k_center(pool.features.double().tolist(), [], 5)]
+    assert select("core_set", replace(pool, labelled_features=None)) == [
+        pool.ids[i] for i in plain_k_center(pool.features.double().tolist(), [], 5)
+    ]
 
 
 def test_uncertainty_then_diversity_covers_the_most_uncertain():
@@ -290,11 +321,19 @@ def test_a_mask_cuts_off_what_reaches_over_the_border():
     assert int(mask.sum()) == 9 + 1 and mask[2, 2] and mask[9, 5] and not mask[3, 0]
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (dict(score_map=torch.rand(3), n=1, radius=0), r"score_map: found shape \(3,\)"), (dict(score_map=torch.rand(8, 8), n=1, radius=4), "at least 9 pixels"),
-    (dict(score_map=torch.full((8, 8), torch.nan), n=1, radius=0), "NaN"), (dict(score_map=torch.full((8, 8), torch.inf), n=1, radius=0), r"\+inf"),
-    (dict(score_map=torch.rand(8, 8), n=-1, radius=0), "n: found -1"), (dict(score_map=torch.rand(8, 8), n=1, radius=-2), "radius: found -2"),
-    (dict(score_map=torch.rand(8, 8), n=1, radius=1.5), "radius: found 1.5"), (dict(score_map=torch.rand(8, 8), n=1, radius=1, suppress=-1), "suppress: found -1")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(score_map=torch.rand(3), n=1, radius=0), r"score_map: found shape \(3,\)"),
+        (dict(score_map=torch.rand(8, 8), n=1, radius=4), "at least 9 pixels"),
+        (dict(score_map=torch.full((8, 8), torch.nan), n=1, radius=0), "NaN"),
+        (dict(score_map=torch.full((8, 8), torch.inf), n=1, radius=0), r"\+inf"),
+        (dict(score_map=torch.rand(8, 8), n=-1, radius=0), "n: found -1"),
+        (dict(score_map=torch.rand(8, 8), n=1, radius=-2), "radius: found -2"),
+        (dict(score_map=torch.rand(8, 8), n=1, radius=1.5), "radius: found 1.5"),
+        (dict(score_map=torch.rand(8, 8), n=1, radius=1, suppress=-1), "suppress: found -1"),
+    ],
+)
 def test_maps_and_numbers_that_cannot_work_are_refused(arguments, message):
     with pytest.raises(ConfigError, match=message):
         select_regions(**arguments)
@@ -308,12 +347,20 @@ def test_region_strategies_take_the_best_of_the_whole_pool_and_break_ties_by_nam
         assert unit_of(STRATEGIES[name]) == name.split("_")[1] and "regions" in needs_of(STRATEGIES[name])
 
 
-@pytest.mark.parametrize("change, error, message", [
-    (dict(k=61), BudgetError, "found 61 regions to choose, expected at most the 60"),
-    (dict(region_scores=torch.rand(3)), ConfigError, "region_scores: found 3 entries, expected one for each of 60 regions"),
-    (dict(region_scores=torch.full((60,), torch.nan)), ConfigError, "region_scores: found nan"),
-    (dict(regions=[Region("zzz", 1, 1)], region_scores=torch.rand(1)), ConfigError, "regions: found one of image 'zzz', which is not in the pool"),
-    (dict(regions=None), ConfigError, "regions: found None, expected candidate regions")])
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (dict(k=61), BudgetError, "found 61 regions to choose, expected at most the 60"),
+        (dict(region_scores=torch.rand(3)), ConfigError, "region_scores: found 3 entries, expected one for each of 60 regions"),
+        (dict(region_scores=torch.full((60,), torch.nan)), ConfigError, "region_scores: found nan"),
+        (
+            dict(regions=[Region("zzz", 1, 1)], region_scores=torch.rand(1)),
+            ConfigError,
+            "regions: found one of image 'zzz', which is not in the pool",
+        ),
+        (dict(regions=None), ConfigError, "regions: found None, expected candidate regions"),
+    ],
+)
 def test_a_pool_of_regions_that_does_not_fit_is_refused(change, error, message):
     with pytest.raises(error, match=message):
         select("ripu_regions", replace(a_pool(), **change))

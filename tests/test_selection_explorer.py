@@ -1,4 +1,5 @@
-"""The selection explorer: its Python side, its page side, as one file without a kernel, and in JupyterLab; each control changes the picture, quickly."""
+"""The selection explorer: Python side, page side, as a file without a kernel, in JupyterLab; each control changes the picture, quickly."""
+
 import io
 import json
 import os
@@ -18,8 +19,19 @@ from PIL import Image
 
 from stal_nb.errors import ConfigError
 from stal_nb.explore.selection import (
-    STRATEGIES, PredictedScenes, ScoredPool, SelectionExplorer, explain, image_contents, ranks_of, read_strategies, run_pool, select,
-    strategies_figure, strategies_table)
+    STRATEGIES,
+    PredictedScenes,
+    ScoredPool,
+    SelectionExplorer,
+    explain,
+    image_contents,
+    ranks_of,
+    read_strategies,
+    run_pool,
+    select,
+    strategies_figure,
+    strategies_table,
+)
 from stal_nb.scenes import SceneDataset
 from stal_nb.selection import StrategyInput
 from stal_nb.uncertainty import entropy
@@ -34,13 +46,24 @@ def a_pool(length=20, size=SIZE):
     images, labels = torch.stack([s.image for s in samples]), torch.stack([s.labels for s in samples])
     generator = torch.Generator().manual_seed(0)
     sure = 1 + 5 * torch.rand(length, 1, 1, 1, generator=generator)
-    probs = (sure * torch.nn.functional.one_hot(labels.clamp(max=18), 19).movedim(-1, 1) + torch.rand(length, 19, *size, generator=generator)).softmax(1)
+    probs = (
+        sure * torch.nn.functional.one_hot(labels.clamp(max=18), 19).movedim(-1, 1) + torch.rand(length, 19, *size, generator=generator)
+    ).softmax(1)
     features = torch.randn(length, 8, generator=generator)
     maps = entropy(probs)
     predicted = PredictedScenes(images, labels, probs, probs.argmax(1) != labels, features, scenes.ids, scenes.groups)
     scores = {name: maps.mean((1, 2)) + 0.1 * torch.rand(length, generator=generator)
               for name in ("margin", "least_confidence", "bald", "ensemble")}
-    return ScoredPool(predicted, scenes.ids, scenes.groups, maps, {"entropy": maps.mean((1, 2)), **scores}, features, probs.mean((2, 3)), torch.linspace(0, 1, 19))
+    return ScoredPool(
+        predicted,
+        scenes.ids,
+        scenes.groups,
+        maps,
+        {"entropy": maps.mean((1, 2)), **scores},
+        features,
+        probs.mean((2, 3)),
+        torch.linspace(0, 1, 19),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +168,9 @@ def test_a_strategy_of_ones_own_is_in_the_explorer(pool, monkeypatch):
 
 
 def test_a_round_of_a_run_becomes_a_pool_whose_classes_are_predictions(tmp_path):
-    from stal_nb.rounds import Run
     from tiny import tiny
+
+    from stal_nb.rounds import Run
 
     run = Run.create(tiny(), tmp_path / "run")
     run.bar = False
@@ -162,13 +186,16 @@ def test_a_round_of_a_run_becomes_a_pool_whose_classes_are_predictions(tmp_path)
 
 
 def test_measured_strategies_are_drawn_and_missing_ones_are_said_to_be_missing(tmp_path):
-    assert read_strategies(tmp_path / "none.json") == [] and "Nothing has been measured yet" in strategies_figure([])
+    assert read_strategies(tmp_path / "none.json") == [] and "Nothing has been measured yet" in strategies_figure([]).texts[0].get_text()
     assert strategies_table([]).empty
     runs = [{"data": "scenes", "strategy": name, "seed": seed, "warm_up": 20.0, "miou": 25.0 + seed + bonus}
             for name, bonus in (("random", 0), ("entropy", 1.5)) for seed in range(3)]
     (tmp_path / "some.json").write_text(json.dumps({"runs": runs}))
     table = strategies_table(read_strategies(tmp_path / "some.json"))
-    assert table.loc[("scenes", "entropy"), "difference to random"] == "+1.5 ± 0.0" and table.loc[("scenes", "entropy"), "mIoU (%)"] == "27.5 ± 1.0"
+    assert (
+        table.loc[("scenes", "entropy"), "difference to random"] == "+1.5 ± 0.0"
+        and table.loc[("scenes", "entropy"), "mIoU (%)"] == "27.5 ± 1.0"
+    )
     assert table.seeds.tolist() == [3, 3] and len(strategies_figure(runs).axes) == 1
 
 
@@ -238,7 +265,9 @@ class Page:
         self.wait_for_reason("Not bought")
 
     def wait_for_reason(self, start):
-        self.page.wait_for_function("([e, t]) => e.querySelector('[data-testid=reason]').textContent.startsWith(t)", arg=[self.root.element_handle(), start])
+        self.page.wait_for_function(
+            "([e, t]) => e.querySelector('[data-testid=reason]').textContent.startsWith(t)", arg=[self.root.element_handle(), start]
+        )
 
 
 def test_the_file_without_a_kernel_does_everything(pool, explorer, new_page, tmp_path):
@@ -261,7 +290,10 @@ def test_pictures_are_shown_and_each_is_the_one_it_says(pool, explorer, new_page
         page.evaluate("e => e.style.opacity = 1", shot.element_handle())
         picture = Image.open(io.BytesIO(shot.locator(".stal-image").screenshot())).convert("RGB").resize((8, 4))
         seen = torch.from_numpy(np.array(picture)).movedim(-1, 0) / 255
-        difference = [(torch.nn.functional.interpolate(image[None], (4, 8), mode="area")[0] - seen).abs().mean().item() for image in pool.scenes.images]
+        difference = [
+            (torch.nn.functional.interpolate(image[None], (4, 8), mode="area")[0] - seen).abs().mean().item()
+            for image in pool.scenes.images
+        ]
         assert min(range(20), key=difference.__getitem__) == i
 
 
@@ -275,7 +307,8 @@ explorer = SelectionExplorer(pool)
 explorer
 """, """
 import json
-json.dump({{"query": explorer.query, "strategy": explorer.strategy, "budget": explorer.budget, "selected": explorer.selected}}, open("facts.json", "w"))
+facts = {{name: getattr(explorer, name) for name in ("query", "strategy", "budget", "selected")}}
+json.dump(facts, open("facts.json", "w"))
 print("facts", "written")
 """]
 

@@ -224,11 +224,11 @@ def query_sheet(pool: ScoredPool, query: Sequence[str], columns: int = 8) -> Dis
         cells.append(([picture], f"{pool.groups[i]}  {pool.scores['entropy'][i]:.2f}", colours[pool.groups[i]], framed))
     return jpeg(contact_sheet([cells[r:r + columns] for r in range(0, len(cells), columns)], (112, 56)), 75)
 
-# %% ../../nbs/explore/10_selection.ipynb #87b3fb34
+# %% ../../nbs/explore/10_selection.ipynb #1b45f96c
 SHORT = {"least_confidence": "least\nconfidence", "entropy_group_quota": "entropy with\ngroup quotas", "bald": "BALD",
          "random_group_quota": "random with\ngroup quotas", "core_set": "core-set", "uncertainty_diversity": "uncertainty,\nthen diversity",
          "rare_class": "rare classes", "ripu_regions": "RIPU, regions", "ripu_pixels": "RIPU, pixels", "random_regions": "random regions",
-         "random_pixels": "random pixels"}
+         "random_pixels": "random pixels", "sure": "the surest (control)"}
 MARKS = {"random": ("o", "#888888"), "entropy": ("s", "#7b3294"), "entropy_group_quota": ("D", "#e08214"), "margin": ("^", "#1b7837"),
          "least_confidence": ("v", "#d95f02"), "core_set": ("P", "#2166ac"), "random_group_quota": ("X", "#bbbbbb"), "bald": ("<", "#c51b7d"),
          "ensemble": (">", "#8c510a"), "uncertainty_diversity": ("*", "#4393c3"), "rare_class": ("h", "#b2182b"),
@@ -568,7 +568,7 @@ def corrections_figure(
     axes[0].set_ylabel("thousand pixels corrected")
     return figure
 
-# %% ../../nbs/explore/10_selection.ipynb #fed37784
+# %% ../../nbs/explore/10_selection.ipynb #4d5ac4a6
 @torch.no_grad()
 def decoder_features(images: Tensor) -> tuple[Tensor, Tensor]:
     "What the demo model's last layer sees (N, P, 64) and says (N, P, 19), at a quarter of the resolution; P pixels an image."
@@ -674,7 +674,8 @@ def students_figure(students: pd.DataFrame) -> plt.Figure:
     axis.axhline(0, color="#555555", linewidth=1)
     axis.margins(y=0.15)
     axis.set_ylabel("right pixels gained (points)")
-    axis.set_title(f"2,000 real pixels added to labelled sim (without them {students['sim alone'].mean():.1f} % are right; in brackets, how wrong the network is there)", fontsize=10)
+    axis.set_title(f"2,000 real pixels added to labelled sim (alone: {students['sim alone'].mean():.1f} % right). In brackets: how often the network is wrong there",
+                   fontsize=9)
     axis.legend(frameon=False, fontsize=9, loc="upper left")
     axis.spines[["top", "right"]].set_visible(False)
     return figure
@@ -729,7 +730,7 @@ def weather_figure(streets: Sequence[int] = (0, 1, 4, 6, 11)) -> tuple[Displayed
                       "picture of nothing": name, "its entropy": score[-1].item()})
     return jpeg(contact_sheet(rows, (160, 80), gap=8)), pd.DataFrame(means).set_index("weather")
 
-# %% ../../nbs/explore/10_selection.ipynb #c01b5a86
+# %% ../../nbs/explore/10_selection.ipynb #16204285
 def void_figure(pool: ScoredPool, count: int = 4, height: int = 26) -> tuple[DisplayedImage, pd.DataFrame]:
     "Streets of the lower half of the ranking as they are, with a smooth bonnet, and with lines of a damaged readout, both of which are void; and means."
     order = top_k(pool.scores["entropy"], len(pool.ids), ids=pool.ids)
@@ -748,8 +749,8 @@ def void_figure(pool: ScoredPool, count: int = 4, height: int = 26) -> tuple[Dis
         score, masked = image_score(maps), image_score(maps, valid=valid)
         rank = [int((ranked > s).sum()) + 1 for s in score]
         rows.append([([still(image), magma(m)], f"{name}: {s:.2f}, rank {r}", None, False) for image, m, s, r in zip(images, maps, score, rank)])
-        means.append({"": name, "entropy of the void": maps[~valid].mean().item() if strip is not None else np.nan, "entropy of the rest": maps[valid].mean().item(),
-                      "score": score.mean().item(), "rank in the pool": np.mean(rank), "score with mask": masked.mean().item()})
+        means.append({"": name, "entropy of the void": maps[~valid].mean().item() if strip is not None else np.nan,
+                      "entropy of the rest": maps[valid].mean().item(), "score": score.mean().item(), "rank in the pool": np.mean(rank), "score with mask": masked.mean().item()})
     return jpeg(contact_sheet(rows, (168, 84), gap=8), 75), pd.DataFrame(means).set_index("")
 
 
@@ -994,7 +995,7 @@ def explorer_still(
     plt.close(figure)
     return jpeg(below(city_legend(pool.groups, sheet.width), sheet, Image.open(file).convert("RGB")), 78)
 
-# %% ../../nbs/explore/10_selection.ipynb #728c550d
+# %% ../../nbs/explore/10_selection.ipynb #51f49a51
 def read_strategies(
     file: str | Path = "results/strategies.json",  # beside the notebook
 ) -> list[dict]:
@@ -1029,10 +1030,12 @@ def strategies_table(measured: list[dict]) -> pd.DataFrame:
     return table.sort_values(["data", "mean"], ascending=[False, False]).drop(columns="mean")
 
 
-def strategies_figure(measured: list[dict]) -> plt.Figure | str:
-    "mIoU of every strategy after the same purchase from the same warm-up: a dot a seed, mean and standard deviation."
+def strategies_figure(measured: list[dict]) -> plt.Figure:
+    "mIoU of every strategy after the same purchase from the same warm-up: a dot a seed, mean and standard deviation. Says so if nothing was measured."
     if not measured:
-        return "Nothing has been measured yet: run python bench/strategies.py, which may be stopped and continued."
+        figure = plt.figure(figsize=(9, 0.6), dpi=80)
+        figure.text(0.01, 0.4, "Nothing has been measured yet: run python bench/strategies.py scenes, which may be stopped and continued.", fontsize=11)
+        return figure
     table = _frame(measured)
     sets = list(dict.fromkeys(table.data))
     figure, axes = plt.subplots(1, len(sets), figsize=(6.2 * len(sets), 0.9 + 0.3 * table.strategy.nunique()), dpi=80, layout="constrained", squeeze=False)
