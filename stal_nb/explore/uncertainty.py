@@ -299,7 +299,7 @@ def reliability_figure(domains: dict[str, PredictedScenes]) -> plt.Figure:
     np.atleast_1d(axes)[0].legend(fontsize=8, frameon=False, loc="upper left")
     return figure
 
-# %% ../../nbs/explore/09_uncertainty.ipynb #d0c87f96
+# %% ../../nbs/explore/09_uncertainty.ipynb #245c3374
 def boundary_distance(
     labels: Tensor,  # (N, H, W)
     most: int = 32,  # distances are counted up to here
@@ -349,7 +349,7 @@ def confidently_wrong_figure(scenes: PredictedScenes, count: int = 2) -> plt.Fig
     unsure = entropy(scenes.probs)
     sure_errors = scenes.wrong & (unsure < unsure.median())
     worst = sure_errors.flatten(1).sum(1).argsort(descending=True)[:count].tolist()
-    figure, axes = plt.subplots(count, 4, figsize=(11, 1.55 * count), dpi=80, layout="constrained")
+    figure, axes = plt.subplots(count, 4, figsize=(11, 1.55 * count), dpi=66, layout="constrained")
     for row, i in zip(axes, worst):
         picture = pale(scenes.images[i])
         picture[sure_errors[i].numpy()] = ERROR
