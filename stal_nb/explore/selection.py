@@ -995,7 +995,7 @@ def explorer_still(
     plt.close(figure)
     return jpeg(below(city_legend(pool.groups, sheet.width), sheet, Image.open(file).convert("RGB")), 78)
 
-# %% ../../nbs/explore/10_selection.ipynb #51f49a51
+# %% ../../nbs/explore/10_selection.ipynb #524334e2
 def read_strategies(
     file: str | Path = "results/strategies.json",  # beside the notebook
 ) -> list[dict]:
@@ -1033,8 +1033,9 @@ def strategies_table(measured: list[dict]) -> pd.DataFrame:
 def strategies_figure(measured: list[dict]) -> plt.Figure:
     "mIoU of every strategy after the same purchase from the same warm-up: a dot a seed, mean and standard deviation. Says so if nothing was measured."
     if not measured:
-        figure = plt.figure(figsize=(9, 0.6), dpi=80)
-        figure.text(0.01, 0.4, "Nothing has been measured yet: run python bench/strategies.py scenes, which may be stopped and continued.", fontsize=11)
+        figure, axis = plt.subplots(figsize=(9, 0.5), dpi=80)
+        axis.axis("off")
+        axis.text(0, 0.4, "Nothing has been measured yet: run python bench/strategies.py scenes, which may be stopped and continued.", fontsize=11)
         return figure
     table = _frame(measured)
     sets = list(dict.fromkeys(table.data))
