@@ -186,7 +186,8 @@ def test_a_round_of_a_run_becomes_a_pool_whose_classes_are_predictions(tmp_path)
 
 
 def test_measured_strategies_are_drawn_and_missing_ones_are_said_to_be_missing(tmp_path):
-    assert read_strategies(tmp_path / "none.json") == [] and "Nothing has been measured yet" in strategies_figure([]).axes[0].texts[0].get_text()
+    assert read_strategies(tmp_path / "none.json") == []
+    assert "Nothing has been measured yet" in strategies_figure([]).axes[0].texts[0].get_text()
     assert strategies_table([]).empty
     runs = [{"data": "scenes", "strategy": name, "seed": seed, "warm_up": 20.0, "miou": 25.0 + seed + bonus}
             for name, bonus in (("random", 0), ("entropy", 1.5)) for seed in range(3)]
