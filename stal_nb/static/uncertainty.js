@@ -370,12 +370,12 @@ class View {
       bar.firstChild.style.background = known ? `rgb(${session.palette[rows[k][0]].join(",")})` : "none";
       number.textContent = known ? (rows[k][1] < 0.01 ? "< 1" : Math.round(100 * rows[k][1])) : "";
     });
+    this.verdict.classList.toggle("stal-wrong", i !== null && Boolean(session.wrong[i]));
     if (i === null) return;
     const { count } = session.about.map, place = session.order[i];
     this.where.textContent = `row ${this.pixel[1]}, column ${this.pixel[0]}${this.pinned ? " (pinned)" : ""}: ${session.values[i].toFixed(3)}`
       + (place === NO_PART ? "" : `, in the top ${Math.max(1, Math.ceil((100 * (place + 1)) / count))} %`);
     this.verdict.textContent = truth === UNKNOWN ? "No label here." : `Label: ${names[truth]}. The prediction is ${session.wrong[i] ? "wrong" : "right"}.`;
-    this.verdict.classList.toggle("stal-wrong", Boolean(session.wrong[i]));
   }
 
   // Share of errors found (up) by share of pixels shaded (right); dashed: chance, dotted: an oracle.
