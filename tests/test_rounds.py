@@ -3,19 +3,24 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import TINY, tiny
 
 from stal_nb.errors import BudgetError, ConfigError, StoreError
-from stal_nb.rounds import Config, Run, main, parse_setting
-from stal_nb.training import StopRequested, Trainer
-from tiny import TINY, tiny
+from stal_nb.labels import Sample
+from stal_nb.rounds import Config, PartFile, Run, Scoring, label_part, main, parse_setting, score_batch, score_into, score_pool
+from stal_nb.selection import STRATEGIES, Region, declare, region_mask, ripu_map, select_regions
+from stal_nb.training import StopRequested, Trainer, build_model, same_size_batches
+from stal_nb.uncertainty import MEASURES, dropout_passes, entropy
 
 SETTINGS = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
 
@@ -274,3 +279,394 @@ def test_command_line_refuses_with_one_line(arguments, words, tmp_path, capsys, 
     message = capsys.readouterr().err
     assert words in message and message.count("\n") == 1
     assert not list(tmp_path.iterdir()), "nothing half-written"
+
+
+# -- the scoring pass ------------------------------------------------------------------------------------------------------
+
+
+class Pictures:
+    "Images that are made when asked for, some of another size; reading a label is an error."
+
+    def __init__(self, length, size=(48, 96), other=()):
+        self.length, self.size, self.other = length, size, set(other)
+        self.ids, self.groups = [f"image,{k:04d}" for k in range(length)], [f"city \"{k % 3}\"" for k in range(length)]
+        self.read = []
+
+    def __len__(self):
+        return self.length
+
+    def __getitem__(self, k):
+        if k >= self.length:
+            raise IndexError(k)
+        self.read.append(k)
+        height, width = self.size
+        size = (3, height // 2, width) if k in self.other else (3, height, width)
+        image = torch.rand(size, generator=torch.Generator().manual_seed(k))
+        return Sample(image, torch.zeros(size[1:], dtype=torch.int64), self.ids[k], self.groups[k])
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    model = build_model(tiny(), 19).eval()
+    with torch.no_grad():
+        for module in model.modules():  # a network that has opinions
+            if isinstance(module, torch.nn.Conv2d) and module.out_channels == 19:
+                module.weight.normal_(0, 3)
+    return model
+
+
+ALL = Scoring(
+    frozenset({"margin", "least_confidence", "bald", "features", "class_shares", "regions"}),
+    batch_size=4,
+    mc_passes=3,
+    pixel_map=ripu_map,
+    window=4,
+    radius=3,
+    suppress=6,
+    per_image=2,
+)
+
+
+def test_scores_agree_with_a_plain_pass_over_single_images(network):
+    pictures = Pictures(5, other=[2])
+    with torch.inference_mode():
+        rows = [row for batch in same_size_batches(pictures, range(5), 4) for row in score_batch(network, batch, ALL)]
+        for k, row in enumerate(rows):
+            output = network(pictures[k].image[None])
+            probs = output.logits.double().softmax(1)
+            for name, measure in MEASURES.items():
+                assert row[name] == pytest.approx(measure(probs).mean().item(), abs=1e-5)
+            assert row["features"] == pytest.approx(output.embeddings.mean((2, 3))[0].tolist(), abs=1e-5)
+            assert row["class_shares"] == pytest.approx(probs.mean((2, 3))[0].tolist(), abs=1e-5) and sum(
+                row["class_shares"]
+            ) == pytest.approx(1)
+            score = ripu_map(probs.float(), 4, None)[0]
+            assert [[y, x] for y, x, _ in row["regions"]] == select_regions(score, 2, 3).tolist()
+            assert 0 <= row["bald"] <= 1
+
+
+def test_bald_and_ensemble_are_means_of_the_mutual_information(network):
+    pictures, other = Pictures(2), build_model(tiny(seed=1), 19).eval()
+    scoring = Scoring(frozenset({"bald", "ensemble"}), members=(network, other), mc_passes=4, seed=3)
+    with torch.inference_mode():
+        row = score_batch(network, [pictures[1]], scoring)[0]
+        image = pictures[1].image[None]
+        probs = torch.stack([m(image).logits.softmax(1) for m in (network, other)]).double()
+        assert row["ensemble"] == pytest.approx(
+            (entropy(probs.mean(0)) - torch.stack([entropy(p) for p in probs]).mean(0)).mean().item(), abs=1e-5
+        )
+        masks = torch.stack(list(dropout_passes(network, image, 4, scoring.generator(pictures.ids[1])))).double()
+        assert row["bald"] == pytest.approx(
+            (entropy(masks.mean(0)) - torch.stack([entropy(p) for p in masks]).mean(0)).mean().item(), abs=1e-5
+        )
+        both = score_batch(network, [pictures[0], pictures[1]], scoring)[1]
+        assert both["bald"] == pytest.approx(row["bald"], abs=1e-6), "dropout masks belong to the image, not to the batch"
+
+
+def test_a_scoring_pass_sees_large_images_at_the_chosen_scale(network):
+    picture = Pictures(1, size=(128, 256))[0]
+    small = torch.nn.functional.interpolate(picture.image[None], (64, 128), mode="bilinear", antialias=True)
+    with torch.inference_mode():
+        row = score_batch(network, [picture], replace(ALL, needs=frozenset(), eval_size=(64, 128)))[0]
+        logits = torch.nn.functional.interpolate(network(small).logits, (128, 256), mode="bilinear", align_corners=False)
+        assert row["entropy"] == pytest.approx(entropy(logits.softmax(1)).mean().item(), abs=1e-5)
+
+
+def test_only_what_is_asked_for_is_computed_and_kept(network, tmp_path):
+    scored = score_pool(tmp_path, network, Pictures(3), range(3), Scoring(frozenset()), bar=False)
+    assert set(scored.rows[0]) == {"id", "group", "entropy"} and [f.name for f in tmp_path.iterdir()] == ["scores.csv"]
+    forward = []
+    hook = network.representation.register_forward_hook(lambda *_: forward.append(1))
+    score_pool(tmp_path / "b", network, Pictures(3), range(3), Scoring(frozenset({"entropy"})), bar=False)
+    assert not forward, "embeddings were computed for nobody"
+    hook.remove()
+
+
+def folder_text(folder):
+    return {f.name: f.read_text() for f in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("bytes_lost", [1, 9, 40, 200, 2000])
+def test_a_pass_killed_at_any_byte_goes_on_and_ends_the_same(network, tmp_path, bytes_lost):
+    pictures, pool = Pictures(11, other=[5]), [0, 1, 2, 4, 5, 6, 7, 9, 10]
+    whole = score_pool(tmp_path / "whole", network, pictures, pool, ALL, bar=False, also=[3, 8])
+    part = PartFile(tmp_path / "torn" / "scores.part-0.csv", ALL)
+    with torch.inference_mode():
+        for chunk in (pool[:4], pool[4:8]):
+            for batch in same_size_batches(pictures, chunk, 4):
+                part.add(score_batch(network, batch, ALL))
+    part.path.write_bytes(part.path.read_bytes()[:-bytes_lost])
+    believed = len(PartFile(part.path, ALL, writable=False).rows)
+    assert believed < 8
+    pictures.read.clear()
+    score_pool(tmp_path / "torn", network, pictures, pool, ALL, bar=False, also=[3, 8])
+    assert folder_text(tmp_path / "torn") == folder_text(tmp_path / "whole")
+    assert set(pictures.read) == {3, 8, *pool[4 * (believed // 4):]}, "batches that were whole are not computed again"
+    pictures.read.clear()
+    assert score_pool(tmp_path / "torn", network, pictures, pool, ALL, bar=False, also=[3, 8]).rows == whole.rows and not pictures.read
+
+
+@pytest.mark.parametrize(
+    "tail", [b"\0" * 50, b"image,9999", b'"image,0009",city,0.1', b"\xff\xfe\n", b"x,y,z\n", b'"image,0001",c,half,0.1,0.1\n']
+)
+def test_bytes_that_are_no_row_are_not_believed(tmp_path, tail):
+    scoring = Scoring()
+    part = PartFile(tmp_path / "a.csv", scoring)
+    row = {"id": "image,0001", "group": "c", "entropy": 1 / 3, "margin": 0.5, "least_confidence": 1e-17}
+    part.add([row])
+    with open(part.path, "ab") as file:
+        file.write(tail)
+    again = PartFile(part.path, scoring)
+    assert again.rows == {"image,0001": row}
+    again.add([row | {"id": "b"}])
+    assert list(PartFile(part.path, scoring).rows) == ["image,0001", "b"]
+
+
+def test_a_part_file_of_other_columns_is_begun_anew(tmp_path):
+    PartFile(tmp_path / "a.csv", Scoring()).add([{"id": "a", "group": "", "entropy": 1.0, "margin": 1.0, "least_confidence": 1.0}])
+    assert PartFile(tmp_path / "a.csv", Scoring(frozenset())).rows == {}
+
+
+def test_processes_share_the_pool_and_none_does_the_work_of_another(network, tmp_path):
+    pictures, pool = Pictures(19), list(range(19))
+    scoring, alone = Scoring(batch_size=2), score_pool(tmp_path / "alone", network, pictures, range(19), Scoring(batch_size=2), bar=False)
+    known = []
+    for process in range(3):
+        pictures.read.clear()
+        score_into(
+            tmp_path / "shared" / f"p{process}" / "scores", network, pictures, pool, scoring, bar=False, process=process, processes=3
+        )
+        known.append(set(pictures.read))
+    assert set().union(*known) == set(pool) and sum(map(len, known)) == 19
+    rows = {}
+    for process in range(3):
+        rows |= PartFile(tmp_path / "shared" / f"p{process}" / f"scores.part-{process}.csv", scoring, writable=False).rows
+    assert [rows[id] for id in pictures.ids] == alone.rows
+
+
+TWO = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from test_rounds import Pictures
+from tiny import tiny
+from stal_nb.rounds import Scoring, score_pool
+from stal_nb.training import build_model
+torch.manual_seed(0)
+pictures = Pictures(9)
+scored = score_pool({folder!r}, build_model(tiny(), 19).eval(), pictures, range(9), Scoring(frozenset(), batch_size=2), bar=False)
+print("read", len(pictures.read), "rows", len(scored.rows), flush=True)
+"""
+
+
+def test_two_processes_of_accelerate_score_one_pool(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(TWO.format(tests=os.path.dirname(os.path.abspath(__file__)), folder=str(tmp_path / "scored")))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node=2",
+            "--master-addr=127.0.0.1",
+            f"--master-port={port}",
+            str(script),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.split("\n")[:2]) == ["read 4 rows 9", "read 5 rows 9"], done.stdout
+    assert [f.name for f in (tmp_path / "scored").iterdir()] == ["scores.csv"]
+
+
+def test_memory_for_rows_does_not_hold_images(network, tmp_path):
+    "Only the batch in use and the one being read are alive."
+    pictures, alive, most = Pictures(40), [], []
+    get = pictures.__class__.__getitem__
+
+    class Watched(Pictures):
+        def __getitem__(self, k):
+            sample = get(self, k)
+            alive.append(weakref.ref(sample.image))
+            most.append(sum(r() is not None for r in alive))
+            return sample
+
+    score_pool(tmp_path, network, Watched(40), range(40), Scoring(frozenset(), batch_size=4), bar=False)
+    assert max(most) <= 12  # three batches for a moment: used, waiting, being read
+
+
+# -- strategies, regions and pixels in the loop ----------------------------------------------------------------------------
+
+
+STRATEGIES_IN_A_RUN = {
+    "core_set": {"embeddings.csv"},
+    "uncertainty_diversity": {"embeddings.csv"},
+    "rare_class": {"class_shares.csv"},
+    "bald": set(),
+    "ensemble": set(),
+    "margin": set(),
+    "ripu_regions": {"regions.csv"},
+    "random_pixels": {"regions.csv"},
+}
+
+
+@pytest.mark.parametrize("name", STRATEGIES_IN_A_RUN)
+def test_every_strategy_can_query_in_a_run(finished, tmp_path, name):
+    fork = finished.fork(tmp_path / name, after=0, strategy=name, region_radius=5, mc_passes=2)
+    fork.bar = False
+    fork.advance()
+    folder = fork.round_folder(1)
+    assert {f.name for f in folder.iterdir()} == {"scores.csv", "query.json", *STRATEGIES_IN_A_RUN[name]}
+    query = json.loads((folder / "query.json").read_text())
+    assert query["strategy"] == name and query["pixels"] <= 2 * 64 * 128
+    if query["unit"] == "images":
+        assert len(query["ids"]) == 2 and not set(query["ids"]) & set(fork.store.ids())
+    else:
+        assert len(query["regions"]) == 2 * 64 * 128 // (11 * 11 if query["unit"] == "regions" else 1)
+    if name == "core_set":
+        with (folder / "embeddings.csv").open(newline="") as handle:
+            assert [row["id"] for row in csv.DictReader(handle)][-1] == fork.store.ids()[-1], "labelled images have embeddings too"
+
+
+def test_region_labels_flow_through_the_whole_loop(tmp_path):
+    "Partly labelled images are kept, are trained on, stay in the pool, and are never asked twice for the same pixel; budgets count pixels."
+    run = Run.create(tiny(budgets=(0.1, 0.15, 0.2), budget_unit="pixels", round_steps=(2, 2, 2), strategy="ripu_regions", region_radius=4,
+                          per_image=7), tmp_path / "run")
+    run.bar = False
+    while run.stage != "round 1: train":
+        run.advance()
+    query = json.loads((run.round_folder(1) / "query.json").read_text())
+    whole = json.loads((run.round_folder(0) / "query.json").read_text())["ids"]
+    where = {id: k for k, id in enumerate(run.data.target.ids)}
+    assert query["radius"] == 4 and len(query["regions"]) == 4096 // 81
+    assert query["pixels"] == 81 * len(query["regions"]) and not set(query["ids"]) & set(whole)
+    for id in query["ids"]:
+        truth, labels = run.data.target[where[id]].labels, run.store.load(id)
+        mask = region_mask([Region(i, y, x, 4) for i, y, x in query["regions"] if i == id], (64, 128))
+        assert torch.equal(labels[mask], truth[mask]) and bool((labels[~mask] == 255).all())
+        assert run.store.provenance(id)[-1]["round"] == 1 and len(run.store.provenance(id)[-1]["regions"]) <= 7
+    trainer = {}
+    fit = Trainer.fit
+
+    def look(self, *args, **options):
+        trainer.update(labelled=set(self.labelled.tolist()), unlabelled=set(self.unlabelled.tolist()))
+        return fit(self, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "fit", look)
+        run.advance()
+    partly = {where[id] for id in query["ids"]}
+    assert trainer["labelled"] == partly | {where[id] for id in whole} and trainer["unlabelled"] == set(range(10)) - {
+        where[id] for id in whole
+    }
+    summary = run.finish()
+    assert [r["fraction"] for r in summary["rounds"]] == pytest.approx([0.1, 0.15, 0.2], abs=81 / (10 * 64 * 128))
+    assert summary["rounds"][-1]["pixels"] <= 0.2 * 10 * 64 * 128
+    seen = {}
+    for number in (1, 2):
+        for id, y, x in json.loads((run.round_folder(number) / "query.json").read_text())["regions"]:
+            mask = region_mask([Region(id, y, x, 4)], (64, 128))
+            assert not (seen.get(id, torch.zeros_like(mask)) & mask).any(), "a pixel was bought twice"
+            seen[id] = seen.get(id, torch.zeros_like(mask)) | mask
+    for id, mask in seen.items():
+        assert torch.equal(run.store.load(id)[mask], run.data.target[where[id]].labels[mask])
+
+
+def test_labelling_of_regions_that_was_stopped_goes_on_and_asks_nothing_twice(finished, tmp_path, monkeypatch):
+    import stal_nb.rounds as rounds
+    fork = finished.fork(tmp_path / "fork", after=0, strategy="ripu_pixels", per_image=100, budgets=(0.1, 0.11), budget_unit="pixels")
+    fork.bar = False
+    fork.advance()
+    asked, part = [], rounds.label_part
+
+    def stop_at_the_third(annotator, id, mask):
+        asked.append(id)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return part(annotator, id, mask)
+
+    monkeypatch.setattr(rounds, "label_part", stop_at_the_third)
+    with pytest.raises(KeyboardInterrupt):
+        fork.advance()
+    again = Run.open(tmp_path / "fork")
+    again.bar = False
+    again.advance()
+    assert again.stage == "round 1: train" and len(asked) == len(set(asked)) + 1  # only the interrupted one
+    query = json.loads((again.round_folder(1) / "query.json").read_text())
+    for id in query["ids"]:
+        assert int((again.store.load(id) != 255).sum()) == sum(i == id for i, _, _ in query["regions"])
+
+
+@pytest.mark.parametrize(
+    "unit, budgets, expected",
+    [
+        ("images", (1, 3), (1, 3)),
+        ("regions", (0.1, 0.3), (68, 204)),
+        ("regions", (5, 40), (5, 40)),
+        ("pixels", (0.1, 0.3), (8192, 24576)),
+        ("pixels", (9000, 20_000), (9000, 20_000)),
+    ],
+)
+@pytest.mark.parametrize("strategy", ["entropy", "ripu_regions", "ripu_pixels"])
+def test_any_strategy_spends_any_budget_at_the_price_in_pixels(tmp_path, unit, budgets, expected, strategy):
+    run = Run.create(tiny(budgets=budgets, budget_unit=unit, strategy=strategy, region_radius=5), tmp_path / "run")
+    assert run.budgets == pytest.approx(expected, abs=1)
+    unit_of_strategy = strategy.split("_")[1] if "_" in strategy else "images"
+    price = {"images": 64 * 128, "regions": 121, "pixels": 1}
+    k = run.wanted(1, unit_of_strategy)  # nothing is bought yet
+    assert k * price[unit_of_strategy] <= run.budgets[1] * price[unit] < (k + 1) * price[unit_of_strategy]
+
+
+@pytest.mark.parametrize("changes, error, words", [
+    (dict(budget_unit="regions", budgets=(1, 10_000), region_radius=5), BudgetError, "found 10000 regions, expected at most the 677"),
+    (dict(budget_unit="euros"), ConfigError, "budget_unit: found 'euros'"), (dict(region_radius=0), ConfigError, "region_radius: found 0"),
+    (dict(mc_passes=1), ConfigError, "mc_passes: found 1"), (dict(per_image=-1), ConfigError, "per_image: found -1"),
+    (dict(first_strategy="ensemble"), ConfigError, "no ensemble yet")])
+def test_settings_of_regions_and_strategies_that_cannot_work_are_refused(tmp_path, changes, error, words):
+    with pytest.raises(error, match=words):
+        Run.create(tiny(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_strategy_that_needs_what_no_pass_computes_is_refused_before_the_run(monkeypatch):
+    monkeypatch.setitem(STRATEGIES, "mine", declare(lambda pool: [], needs={"tea leaves"}))
+    with pytest.raises(ConfigError, match="'mine' needs tea leaves, expected some of bald, class_shares"):
+        tiny(strategy="mine")
+
+
+def test_a_strategy_of_ones_own_runs_in_the_loop(finished, tmp_path, monkeypatch):
+    def spread(pool):
+        return sorted(pool.ids, key=lambda id: pool.features[pool.ids.index(id)].norm().item())[:pool.k]
+
+    monkeypatch.setitem(STRATEGIES, "mine", declare(spread, needs={"features"}))
+    fork = finished.fork(tmp_path / "mine", after=0, strategy="mine")
+    fork.bar = False
+    assert len(fork.finish()["rounds"]) == 2
+
+
+def test_an_annotator_that_knows_masks_is_asked_for_the_mask_alone():
+    class Knows:
+        name = "knows"
+
+        def label(self, id, mask=None):
+            return torch.where(mask, 3, 255), 2.0
+
+    class DoesNot:
+        name = "does not"
+
+        def label(self, id):
+            return torch.full((4, 6), 3), 9.0
+
+    mask = torch.zeros(4, 6, dtype=torch.bool)
+    mask[1:3, 2:4] = True
+    for annotator, seconds in ((Knows(), 2.0), (DoesNot(), 9.0)):
+        labels, took = label_part(annotator, "a", mask)
+        assert torch.equal(labels, torch.where(mask, 3, 255)) and took == seconds
+    with pytest.raises(StoreError, match=r"found shape \(4, 6\), expected \(8, 6\)"):
+        label_part(DoesNot(), "a", torch.zeros(8, 6, dtype=torch.bool))

@@ -7,20 +7,58 @@ import pytest
 import torch
 
 from stal_nb.errors import BudgetError, ConfigError
-from stal_nb.selection import STRATEGIES, StrategyInput, group_quotas, k_center, most_uncertain, select, top_k
+from stal_nb.selection import (
+    STRATEGIES,
+    Region,
+    StrategyInput,
+    cover,
+    declare,
+    group_quotas,
+    k_center,
+    most_uncertain,
+    needs_of,
+    rare_class,
+    region_mask,
+    region_strategy,
+    select,
+    select_regions,
+    top_k,
+    uncertainty_diversity,
+    unit_of,
+)
 
 
 def a_pool(n=20, k=5, seed=0, cities="abc"):
+    "A pool with every column, and with ties and twins in each of them."
     dice = random.Random(seed)
-    measures = ("entropy", "margin", "least_confidence")
+    measures = ("entropy", "margin", "least_confidence", "bald", "ensemble")
     scores = {m: torch.tensor([dice.randint(0, 8) / 8 for _ in range(n)], dtype=torch.float64) for m in measures}
     ids, groups = [f"{i:03d}" for i in range(n)], [dice.choice(cities) for _ in range(n)]
-    return StrategyInput(ids, groups, scores, k, torch.Generator().manual_seed(seed))
+    rows = torch.randn(max(1, n // 2), 6, generator=torch.Generator().manual_seed(seed))
+    shares = rows.softmax(1).repeat(2, 1)[:n] if n else torch.zeros(0, 6)
+    regions = [Region(id, 8 * y, 8, 3) for id in ids for y in range(3)]
+    return StrategyInput(
+        ids,
+        groups,
+        scores,
+        k,
+        torch.Generator().manual_seed(seed),
+        features=torch.cat([rows, rows, rows])[:n],
+        labelled=["x"],
+        labelled_features=rows[:1] + 0.5,
+        class_shares=shares,
+        class_weights=torch.linspace(0, 1, 6),
+        regions=regions,
+        region_scores=torch.tensor([dice.randint(0, 8) / 8 for _ in regions]),
+    )
 
 
 def reordered(pool, order, seed=0):
+    shuffled = random.Random(seed).sample(range(len(pool.regions)), len(pool.regions))
     return replace(pool, ids=[pool.ids[i] for i in order], groups=[pool.groups[i] for i in order],
-                   scores={m: s[order] for m, s in pool.scores.items()}, generator=torch.Generator().manual_seed(seed))
+                   scores={m: s[order] for m, s in pool.scores.items()}, generator=torch.Generator().manual_seed(seed),
+                   features=pool.features[order], class_shares=pool.class_shares[order], regions=[pool.regions[i] for i in shuffled],
+                   region_scores=pool.region_scores[shuffled])
 
 
 @pytest.mark.parametrize("kind", [list, tuple, torch.tensor, lambda x: torch.tensor(x, dtype=torch.float32)])
@@ -191,3 +229,160 @@ def test_k_center_chooses_twins_last():
 def test_k_center_refuses_what_it_cannot_cover(arguments, error, message):
     with pytest.raises(error, match=message):
         k_center(**arguments)
+
+
+def test_k_center_is_blind_to_the_order_of_twins_in_any_block_of_a_large_matrix():
+    "Equal rows have equal distances to the last bit, wherever they stand: a matrix product would not promise that."
+    x = torch.randn(1000, 37, generator=torch.Generator().manual_seed(0)).repeat(2, 1)
+    order = torch.randperm(2000, generator=torch.Generator().manual_seed(1))
+    chosen, shuffled = k_center(x, [], 50), k_center(x[order], [], 50)
+    assert all(
+        torch.equal(x[a], x[order][b]) for a, b in zip(chosen[1:], shuffled[1:])
+    )  # the mean, which gives the first, is a sum in another order
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_core_set_covers_the_pool_and_the_labelled_images_count_as_covered(seed):
+    pool = replace(a_pool(16, 5, seed), features=torch.randn(16, 3, generator=torch.Generator().manual_seed(seed)),
+                   labelled_features=torch.randn(4, 3, generator=torch.Generator().manual_seed(99)))
+    both = torch.cat([pool.labelled_features, pool.features]).double().tolist()
+    assert select("core_set", pool) == [pool.ids[i - 4] for i in plain_k_center(both, range(4), 5)]
+    assert select("core_set", replace(pool, labelled_features=None)) == [
+        pool.ids[i] for i in plain_k_center(pool.features.double().tolist(), [], 5)
+    ]
+
+
+def test_uncertainty_then_diversity_covers_the_most_uncertain():
+    pool = replace(a_pool(30, 4), features=torch.randn(30, 6, generator=torch.Generator().manual_seed(2)))
+    kept = [pool.ids[i] for i in top_k(pool.scores["entropy"], 8, ids=pool.ids)]
+    among = sorted(pool.ids.index(i) for i in kept)
+    assert set(select("uncertainty_diversity", pool)) <= set(kept)
+    assert select("uncertainty_diversity", pool) == cover(pool, among)
+    assert sorted(uncertainty_diversity(pool, factor=1)) == sorted(select("entropy", pool))
+    assert uncertainty_diversity(pool, factor=100) == select("core_set", pool)
+
+
+def test_rare_class_is_the_weighted_sum_of_the_shares():
+    pool = a_pool(20, 6)
+    score = [sum(w * s for w, s in zip(pool.class_weights.tolist(), row)) for row in pool.class_shares.double().tolist()]
+    order = sorted(range(20), key=lambda i: (-round(score[i], 12), pool.ids[i]))
+    assert select("rare_class", pool) == [pool.ids[i] for i in order[:6]]
+    with pytest.raises(ConfigError, match=r"class_weights: found shape \(5,\)"):
+        rare_class(replace(pool, class_weights=torch.rand(5)))
+
+
+# -- regions and pixels ----------------------------------------------------------------------------------------------------
+
+
+def plain_regions(score_map, n, radius, suppress):
+    left, (height, width), centres = score_map.tolist(), score_map.shape, []
+    for _ in range(n):
+        free = [(-left[y][x], y, x) for y in range(radius, height - radius) for x in range(radius, width - radius) if left[y][x] > -1e30]
+        if not free:
+            break
+        _, y, x = min(free)
+        centres.append([y, x])
+        for v in range(max(0, y - suppress), min(height, y + suppress + 1)):
+            for u in range(max(0, x - suppress), min(width, x + suppress + 1)):
+                left[v][u] = -1e31
+    return centres
+
+
+@pytest.mark.parametrize("radius, suppress", [(0, None), (0, 0), (0, 2), (1, None), (2, None), (2, 1), (3, 9)])
+@pytest.mark.parametrize("seed", range(3))
+def test_regions_are_the_greedy_choice_with_suppression(radius, suppress, seed):
+    tied = torch.randint(0, 7, (13, 19), generator=torch.Generator().manual_seed(seed)).float()
+    tied[tied == 3] = -torch.inf
+    found = select_regions(tied, 15, radius, suppress)
+    expected = tied.masked_fill(tied == -torch.inf, -1e31)
+    assert found.tolist() == plain_regions(expected, 15, radius, 2 * radius if suppress is None else suppress)
+    assert found.dtype == torch.int64 and found.shape[1] == 2
+
+
+def test_regions_do_not_overlap_and_all_have_the_full_size():
+    score = torch.rand(64, 128, generator=torch.Generator().manual_seed(0))
+    for radius in (0, 1, 4, 8):
+        centres = select_regions(score, 20, radius).tolist()
+        mask = region_mask([Region("a", y, x, radius) for y, x in centres], (64, 128))
+        assert int(mask.sum()) == len(centres) * (2 * radius + 1) ** 2
+    assert len(select_regions(score, 10_000, 8)) < 10_000  # no more fit
+
+
+def test_the_map_that_regions_are_taken_from_is_not_changed():
+    score = torch.rand(20, 20)
+    before = score.clone()
+    select_regions(score, 5, 0)
+    select_regions(score, 5, 2)
+    assert torch.equal(score, before)
+
+
+def test_a_mask_cuts_off_what_reaches_over_the_border():
+    mask = region_mask([Region("a", 0, 0, 2), Region("a", 9, 5)], (10, 12))
+    assert int(mask.sum()) == 9 + 1 and mask[2, 2] and mask[9, 5] and not mask[3, 0]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (dict(score_map=torch.rand(3), n=1, radius=0), r"score_map: found shape \(3,\)"),
+        (dict(score_map=torch.rand(8, 8), n=1, radius=4), "at least 9 pixels"),
+        (dict(score_map=torch.full((8, 8), torch.nan), n=1, radius=0), "NaN"),
+        (dict(score_map=torch.full((8, 8), torch.inf), n=1, radius=0), r"\+inf"),
+        (dict(score_map=torch.rand(8, 8), n=-1, radius=0), "n: found -1"),
+        (dict(score_map=torch.rand(8, 8), n=1, radius=-2), "radius: found -2"),
+        (dict(score_map=torch.rand(8, 8), n=1, radius=1.5), "radius: found 1.5"),
+        (dict(score_map=torch.rand(8, 8), n=1, radius=1, suppress=-1), "suppress: found -1"),
+    ],
+)
+def test_maps_and_numbers_that_cannot_work_are_refused(arguments, message):
+    with pytest.raises(ConfigError, match=message):
+        select_regions(**arguments)
+
+
+def test_region_strategies_take_the_best_of_the_whole_pool_and_break_ties_by_name():
+    pool = replace(a_pool(12), k=9)
+    order = sorted(range(len(pool.regions)), key=lambda i: (-pool.region_scores[i].item(), pool.regions[i]))
+    for name in ("ripu_regions", "ripu_pixels", "random_regions", "random_pixels"):
+        assert select(name, pool) == [pool.regions[i] for i in order[:9]]
+        assert unit_of(STRATEGIES[name]) == name.split("_")[1] and "regions" in needs_of(STRATEGIES[name])
+
+
+@pytest.mark.parametrize(
+    "change, error, message",
+    [
+        (dict(k=61), BudgetError, "found 61 regions to choose, expected at most the 60"),
+        (dict(region_scores=torch.rand(3)), ConfigError, "region_scores: found 3 entries, expected one for each of 60 regions"),
+        (dict(region_scores=torch.full((60,), torch.nan)), ConfigError, "region_scores: found nan"),
+        (
+            dict(regions=[Region("zzz", 1, 1)], region_scores=torch.rand(1)),
+            ConfigError,
+            "regions: found one of image 'zzz', which is not in the pool",
+        ),
+        (dict(regions=None), ConfigError, "regions: found None, expected candidate regions"),
+    ],
+)
+def test_a_pool_of_regions_that_does_not_fit_is_refused(change, error, message):
+    with pytest.raises(error, match=message):
+        select("ripu_regions", replace(a_pool(), **change))
+
+
+def test_embeddings_of_different_networks_are_not_mixed():
+    with pytest.raises(ConfigError, match=r"labelled_features: found shape \(2, 3\), expected rows as long as those of features \(20, 6\)"):
+        select("core_set", replace(a_pool(), labelled_features=torch.rand(2, 3)))
+
+
+@pytest.mark.parametrize("name, column", [("core_set", "features"), ("uncertainty_diversity", "features"), ("rare_class", "class_shares"),
+                                          ("rare_class", "class_weights"), ("bald", "scores"), ("ensemble", "scores")])
+def test_a_strategy_says_which_column_it_misses(name, column):
+    pool = replace(a_pool(), **({"scores": {"entropy": torch.rand(20)}} if column == "scores" else {column: None}))
+    with pytest.raises(ConfigError, match=f"{column}: found"):
+        select(name, pool)
+
+
+def test_what_a_strategy_needs_is_declared_or_cheap():
+    assert needs_of(lambda pool: []) == {"entropy", "margin", "least_confidence"} and unit_of(lambda pool: []) == "images"
+    assert needs_of(STRATEGIES["random"]) == set() and needs_of(STRATEGIES["core_set"]) == {"features"}
+    mine = region_strategy(lambda probs, radius, generator: probs[:, 0], "pixels", needs={"bald"})
+    assert needs_of(mine) == {"regions", "bald"} and unit_of(mine) == "pixels"
+    with pytest.raises(ConfigError, match="unit: found 'minutes', expected one of images, regions, pixels"):
+        declare(lambda pool: [], unit="minutes")

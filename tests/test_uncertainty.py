@@ -3,12 +3,15 @@ import math
 
 import pytest
 import torch
+from torch import nn
 
 from stal_nb.errors import ConfigError
 from stal_nb.losses import normalised_entropy
+from stal_nb.models import EMATeacher
 from stal_nb.uncertainty import (
-    MEASURES, box_sum, check_probs, entropy, error_auroc, image_score, least_confidence, margin, region_impurity, region_uncertainty, ripu,
-    sparsification)
+    MEASURES, OPINION_MEASURES, Calibration, ErrorHistogram, Opinions, ause, bald, box_sum, check_probs, class_probs, class_std,
+    dropout_passes, ensemble_passes, entropy, error_auroc, evaluating, expected_entropy, image_score, least_confidence, margin, mc_dropout,
+    mean_std, predictive_entropy, region_impurity, region_uncertainty, reliability, ripu, sparsification, variation_ratio)
 
 
 def some_probs(seed=0, batch=2, classes=19, height=9, width=13, sharpness=3.0, dtype=torch.float32):
@@ -130,10 +133,14 @@ def test_region_scores_agree_with_a_plain_window(radius):
         assert product[0, i, j].item() == pytest.approx(expected * mean, abs=1e-5)
 
 
-@pytest.mark.parametrize("radius", [-1, 1.5, True, "3"])
-def test_a_radius_is_a_whole_number(radius):
-    with pytest.raises(ConfigError, match="radius: found"):
-        ripu(some_probs(), radius)
+@pytest.mark.parametrize("radius", [0, -1, 1.5, True, "3"])
+@pytest.mark.parametrize("function", [ripu, region_impurity, region_uncertainty])
+def test_a_radius_is_a_whole_number_above_zero(function, radius):
+    with pytest.raises(ConfigError, match="radius: found .*expected an integer of 1 or more"):
+        function(some_probs(), radius)
+    if radius != 0:
+        with pytest.raises(ConfigError, match="radius: found .*expected an integer of 0 or more"):
+            box_sum(some_probs(), radius)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -215,3 +222,332 @@ def test_no_function_of_a_training_step_looks_at_values():
     for value in (entropy(probs), margin(probs), least_confidence(probs), *regions):
         assert value.shape == (2, 8, 8) and value.device.type == "meta"
     assert image_score(entropy(probs), "top", valid=torch.empty(2, 8, 8, dtype=torch.bool, device="meta")).shape == (2,)
+
+
+# -- several opinions ------------------------------------------------------------------------------------------------------------------
+
+
+def some_opinions(count=6, **options):
+    return torch.stack([some_probs(seed, **options) for seed in range(count)])
+
+
+def plain_opinions(members):
+    "The five measures of one pixel from a list of T lists of C probabilities, in plain Python."
+    count, classes = len(members), len(members[0])
+    mean = [sum(p[c] for p in members) / count for c in range(classes)]
+    votes = [max(range(classes), key=lambda c: (p[c], -c)) for p in members]
+    spread = [math.sqrt(sum((p[c] - mean[c]) ** 2 for p in members) / count) for c in range(classes)]
+    each = sum(map(plain_entropy, members)) / count
+    return {"predictive_entropy": plain_entropy(mean), "expected_entropy": each, "bald": plain_entropy(mean) - each,
+            "variation_ratio": 1 - max(map(votes.count, range(classes))) / count,
+            "mean_std": sum(spread) / classes / (math.sqrt(classes - 1) / classes)}, spread
+
+
+@pytest.mark.parametrize("classes", [2, 3, 19])
+@pytest.mark.parametrize("sharpness", [1.0, 12.0])
+def test_measures_of_several_opinions_agree_with_the_formulas(classes, sharpness):
+    opinions = some_opinions(classes=classes, height=4, width=5, sharpness=sharpness)
+    found, stds = {name: measure(opinions) for name, measure in OPINION_MEASURES.items()}, class_std(opinions)
+    for b, i, j in torch.cartesian_prod(torch.arange(2), torch.arange(4), torch.arange(5)).tolist():
+        expected, spread = plain_opinions(opinions[:, b, :, i, j].double().tolist())
+        for name in OPINION_MEASURES:
+            assert found[name].shape == (2, 4, 5) and found[name][b, i, j].item() == pytest.approx(expected[name], abs=1e-5), name
+        assert stds[b, :, i, j].tolist() == pytest.approx(spread, abs=1e-5)
+
+
+@pytest.mark.parametrize("shift", [1e-3, 1e-5])
+def test_a_small_spread_is_not_lost_to_rounding(shift):
+    "The mean of squares minus the squared mean would have no correct digit left here in single precision."
+    base = torch.tensor([0.7, 0.3]).view(1, 2, 1, 1).double()
+    step = torch.tensor([shift, -shift]).view(1, 2, 1, 1).double()
+    found = class_std((base + sign * step).float() for sign in [1, -1] * 50)
+    assert found[0, 0].item() == pytest.approx(shift, rel=0.02)
+
+
+def test_a_stream_a_list_and_a_tensor_are_the_same_opinions():
+    opinions = some_opinions()
+    forms = [opinions, list(opinions), Opinions(iter(opinions)), Opinions().add(opinions[0])]
+    for probs in opinions[1:]:
+        forms[-1].add(probs)
+    for measure in (*OPINION_MEASURES.values(), class_std):
+        results = [measure(form if not isinstance(form, list) else iter(form)) for form in forms]
+        assert all(torch.equal(result, results[0]) for result in results[1:])
+
+
+def test_memory_does_not_grow_with_the_number_of_opinions():
+    heard, sizes = Opinions(), []
+    for seed in range(40):
+        heard.add(some_probs(seed))
+        sizes.append(sum(t.numel() for t in vars(heard).values() if isinstance(t, torch.Tensor)))
+    assert len(set(sizes)) == 1 and heard.count == 40
+
+
+def test_one_opinion_and_equal_opinions_do_not_disagree():
+    probs = some_probs()
+    for opinions in (probs[None], probs.expand(7, -1, -1, -1, -1)):
+        for measure in (bald, variation_ratio, mean_std):
+            assert measure(opinions).abs().max() < 1e-6
+        assert torch.allclose(predictive_entropy(opinions), entropy(probs), atol=1e-6)
+        assert torch.allclose(expected_entropy(opinions), entropy(probs), atol=1e-6)
+
+
+def test_members_that_are_sure_of_different_classes_reach_the_upper_ends():
+    opinions = torch.eye(5).view(5, 1, 5, 1)
+    assert bald(opinions).item() == pytest.approx(1) and mean_std(opinions).item() == pytest.approx(1)
+    assert variation_ratio(opinions).item() == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_opinions_keep_their_type_and_stay_in_range(dtype):
+    opinions = some_opinions().to(dtype)
+    for measure in (*OPINION_MEASURES.values(), class_std):
+        found = measure(opinions)
+        assert found.dtype == dtype and found.isfinite().all() and (found >= 0).all() and (found <= 1).all()
+        assert (found.double() - measure(opinions.double())).abs().max() < (0.02 if dtype != torch.float64 else 1e-12)
+
+
+@pytest.mark.parametrize("bad, message", [
+    ([], "opinions: found none"), (torch.rand(3, 4), r"opinions: found \(3, 4\)"),
+    (torch.rand(2, 1, 1, 3, 3), r"probs: found \(1, 1, 3, 3\)"), (torch.zeros(2, 1, 3, 4, 4, dtype=torch.int64), "torch.int64"),
+    ([torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 5)], "like the 1 opinions before")])
+def test_what_is_no_set_of_opinions_is_refused(bad, message):
+    for measure in (*OPINION_MEASURES.values(), class_std):
+        with pytest.raises(ConfigError, match=message):
+            measure(bad)
+
+
+class Tiny(nn.Module):
+    "Body, dropout, head; counts how often its body runs."
+
+    def __init__(self, dropout=0.5, layer=nn.Dropout):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(inplace=True))
+        self.drop, self.head, self.runs = layer(dropout), nn.Conv2d(8, 4, 1), 0
+        self.body.register_forward_hook(self.count)
+
+    def count(self, *_):
+        self.runs += 1
+
+    def forward(self, images):
+        return self.head(self.drop(self.body(images)))
+
+
+class Writes(Tiny):
+    "Adds what dropout gives INTO the remembered features."
+
+    def forward(self, images):
+        features = self.body(images)
+        return self.head(features.add_(self.drop(features)))
+
+
+class Twice(Tiny):
+    "Uses its body before and after dropout."
+
+    def __init__(self):
+        super().__init__()
+        self.again = nn.Conv2d(8, 3, 1)
+
+    def forward(self, images):
+        return self.head(self.body(self.again(self.drop(self.body(images)))))
+
+
+def slow_passes(model, images, count, seed=0):
+    "All of the network in each pass, masks by hand."
+    generator = torch.Generator().manual_seed(seed)
+
+    def mask(layer, inputs, output):
+        shape = output.shape if isinstance(layer, nn.Dropout) else output.shape[:2] + (1, 1)
+        return output * (torch.empty(shape).bernoulli_(1 - layer.p, generator=generator) / (1 - layer.p))
+
+    model.eval()
+    handle = model.drop.register_forward_hook(mask)
+    with torch.no_grad():
+        found = torch.stack([model(images).softmax(1) for _ in range(count)])
+    handle.remove()
+    return found
+
+
+IMAGES = torch.rand(2, 3, 12, 10, generator=torch.Generator().manual_seed(7))
+
+
+@pytest.mark.parametrize("make", [Tiny, Writes, Twice, lambda: Tiny(0.3, nn.Dropout2d)])
+def test_remembering_what_comes_before_dropout_changes_nothing(make):
+    assert torch.equal(mc_dropout(make(), IMAGES, 5), slow_passes(make(), IMAGES, 5))
+    with torch.inference_mode():
+        assert torch.equal(mc_dropout(make(), IMAGES, 5), slow_passes(make(), IMAGES, 5))
+
+
+def test_what_comes_before_dropout_runs_once():
+    model = Tiny()
+    mc_dropout(model, IMAGES, 9)
+    assert model.runs <= 9 and not any("forward" in vars(part) for part in model.modules())
+    calls = []
+    model.body[0].register_forward_hook(lambda *_: calls.append(1))
+    mc_dropout(model, IMAGES, 9)
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_asking_with_dropout_leaves_network_and_random_numbers_alone(training):
+    model = Tiny().train(training)
+    model.body[1].eval()  # a frozen BatchNorm in a training network
+    before, modes = {k: v.clone() for k, v in model.state_dict().items()}, [part.training for part in model.modules()]
+    state = torch.get_rng_state()
+    stream = dropout_passes(model, IMAGES, 4)
+    next(stream)
+    assert [part.training for part in model.modules()] == modes  # between passes too
+    assert not [k for part in model.modules() for k in part._forward_hooks if part is not model.body]
+    list(stream)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert [part.training for part in model.modules()] == modes and torch.equal(torch.get_rng_state(), state)
+
+    def fails(network, images):
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        mc_dropout(model, IMAGES, 3, predict=fails)
+    assert [part.training for part in model.modules()] == modes and not model.drop._forward_hooks
+
+
+def test_the_generator_decides_and_a_rate_replaces_the_layers():
+    model, again = Tiny(), torch.Generator().manual_seed(3)
+    first = mc_dropout(model, IMAGES, 3, torch.Generator().manual_seed(3))
+    assert torch.equal(first, mc_dropout(model, IMAGES, 3, again)) and not torch.equal(first, mc_dropout(model, IMAGES, 3, again))
+    assert torch.equal(mc_dropout(Tiny(0.0), IMAGES, 3, rate=0.5), mc_dropout(Tiny(0.5), IMAGES, 3))
+    assert mc_dropout(model, IMAGES, 3, rate=0.9).std(0).mean() > mc_dropout(model, IMAGES, 3, rate=0.05).std(0).mean()
+    many = mc_dropout(model, IMAGES, 800)
+    assert (many.mean(0) - class_probs(model.eval(), IMAGES)).abs().max() < 0.05  # what remains is scaled up: the mean stays
+
+
+def test_a_teacher_can_be_asked_with_dropout():
+    teacher = EMATeacher(Tiny())
+    assert mc_dropout(teacher, IMAGES, 3).std(0).max() > 0.01 and not teacher.model.drop.training
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(passes=0), "passes: found 0"), (dict(passes=2.5), "passes: found 2.5"), (dict(rate=1.0), "rate: found 1.0"),
+    (dict(rate=-0.1), "rate: found -0.1"), (dict(model=Tiny(0.0)), "found no dropout layer"),
+    (dict(model=nn.Conv2d(3, 2, 1)), "in Conv2d")])
+def test_dropout_that_cannot_be_is_refused_at_once(change, message):
+    with pytest.raises(ConfigError, match=message):
+        dropout_passes(**{"model": Tiny(), "images": IMAGES, **change})  # not only when the first pass is asked for
+
+
+def test_an_ensemble_is_its_members_one_after_the_other():
+    members = [Tiny().train(), Tiny()]
+    nn.init.normal_(members[1].head.weight, generator=torch.Generator().manual_seed(1))
+    found = list(ensemble_passes((m for m in members), IMAGES))
+    assert members[0].training and len(found) == 2
+    for member, probs in zip(members, found):
+        with torch.no_grad(), evaluating(member):
+            assert torch.equal(probs, member(IMAGES).softmax(1)) and not probs.requires_grad
+    assert torch.allclose(Opinions(found).probs, torch.stack(found).mean(0), atol=1e-6)
+
+
+# -- error detection and calibration ---------------------------------------------------------------------------------------------------
+
+
+def some_errors(count=400, seed=2, levels=None):
+    generator = torch.Generator().manual_seed(seed)
+    value = torch.rand(count, generator=generator)
+    value = value if levels is None else (value * levels).floor() / levels
+    return value, torch.rand(count, generator=generator) < 0.1 + 0.6 * value
+
+
+def test_ause_agrees_with_removing_one_by_one():
+    value, wrong = some_errors(60)
+    rate = wrong.double().mean().item()
+    ours, best = ([w for _, w in sorted(zip(keys, wrong.tolist()), key=lambda pair: -pair[0])] for keys in (value.tolist(), wrong.tolist()))
+    gaps = [(sum(ours[k:]) - sum(best[k:])) / max(1, 60 - k) / rate for k in range(61)]
+    assert ause(value, wrong) == pytest.approx(sum((a + b) / 2 for a, b in zip(gaps, gaps[1:])) / 60)
+    assert ause(wrong.float(), wrong) == 0 and math.isnan(ause(value, torch.zeros_like(wrong)))
+    keep = torch.arange(60) % 4 > 0
+    assert ause(value, wrong, keep) == pytest.approx(ause(value[keep], wrong[keep]))
+
+
+def test_histograms_agree_with_sorting_and_can_be_merged():
+    value, wrong = some_errors(5000)
+    keep = torch.arange(5000) % 5 > 0
+    whole, parts = ErrorHistogram().add(value, wrong, keep), [ErrorHistogram() for _ in range(2)]
+    parts[0].add(value[:2000], wrong[:2000], keep[:2000])
+    merged = parts[0].merge(parts[1].add(value[2000:], wrong[2000:], keep[2000:]))
+    assert torch.equal(merged.counts, whole.counts) and whole.error_rate == pytest.approx(wrong[keep].double().mean().item())
+    assert whole.auroc() == pytest.approx(error_auroc(value, wrong, keep), abs=2e-4)
+    assert whole.ause() == pytest.approx(ause(value, wrong, keep), abs=2e-3)
+    shares = torch.linspace(0, 1, 21, dtype=torch.float64)
+    exact = sparsification(value, wrong, shares, keep)
+    assert [whole.caught(s) for s in shares.tolist()] == pytest.approx(exact.caught.tolist(), abs=2e-3)
+    curve = whole.curve()
+    assert curve.caught[-1] == 1 and curve.error[0].item() == pytest.approx(whole.error_rate) and (curve.removed.diff() > 0).all()
+
+
+def test_histograms_with_a_bin_for_each_value_are_exact_about_ties():
+    value, wrong = some_errors(300, levels=8)
+    assert ErrorHistogram(8).add(value, wrong).auroc() == pytest.approx(error_auroc(value, wrong), abs=1e-12)
+
+
+def test_ties_are_removed_in_random_order():
+    "A measure that says 0 for most pixels gets no credit for the order in which they happen to lie."
+    value, wrong = some_errors(600, levels=2)
+    found, generator, areas = ErrorHistogram(2).add(value, wrong), torch.Generator().manual_seed(0), []
+    for _ in range(200):
+        order = torch.randperm(600, generator=generator)
+        areas.append(ause(value[order], wrong[order]))
+    assert found.ause() == pytest.approx(sum(areas) / len(areas), abs=0.01)
+    assert found.curve().error[150].item() == pytest.approx(wrong[value == 0].double().mean().item(), abs=0.02)
+
+
+@pytest.mark.parametrize("function", [lambda v, w: ErrorHistogram().add(v, w), lambda v, w: reliability(v, w)])
+@pytest.mark.parametrize("value", [float("nan"), -0.1, 1.1])
+def test_counts_refuse_what_is_no_share(function, value):
+    with pytest.raises(ConfigError, match="expected numbers from 0 to 1"):
+        function(torch.tensor([0.5, value]), torch.tensor([True, False]))
+
+
+def test_counts_refuse_impossible_bins_and_other_bins():
+    for make in (ErrorHistogram, Calibration):
+        for bins in (0, 2.5, True):
+            with pytest.raises(ConfigError, match="bins: found"):
+                make(bins)
+    with pytest.raises(ConfigError, match="found 5 bins, expected 7"):
+        ErrorHistogram(7).merge(ErrorHistogram(5))
+    with pytest.raises(ConfigError, match="share: found 1.5"):
+        ErrorHistogram().caught(1.5)
+
+
+def test_reliability_agrees_with_bins_by_hand():
+    confidence, wrong = some_errors(700)
+    keep = torch.arange(700) % 3 > 0
+    found, gap = reliability(confidence, wrong, 7, keep), 0.0
+    pairs = [(c, w) for c, w, k in zip(confidence.double().tolist(), wrong.tolist(), keep.tolist()) if k]
+    for b in range(7):
+        inside = [(c, w) for c, w in pairs if b / 7 < c <= (b + 1) / 7 or (b == 0 and c == 0)]
+        mean, right = sum(c for c, _ in inside) / len(inside), sum(not w for _, w in inside) / len(inside)
+        assert found.pixels[b] == len(inside) and found.confidence[b].item() == pytest.approx(mean)
+        assert found.right[b].item() == pytest.approx(right)
+        gap += len(inside) / len(pairs) * abs(right - mean)
+    assert found.ece == pytest.approx(gap)
+    streamed = Calibration(7).add(confidence[:99], wrong[:99], keep[:99]).add(confidence[99:], wrong[99:], keep[99:]).compute()
+    assert streamed.ece == pytest.approx(gap) and reliability(torch.full((4,), 0.5), torch.tensor([True, False] * 2)).ece == 0
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_class_balanced_scores_agree_with_loops(weighted, masked):
+    generator = torch.Generator().manual_seed(5)
+    pixel_map, predicted = torch.rand(3, 6, 8, generator=generator), torch.randint(0, 4, (3, 6, 8), generator=generator)
+    valid = torch.rand(3, 6, 8, generator=generator) > 0.5 if masked else None
+    weights = torch.tensor([0.5, 2.0, 0.0, 1.0, 9.0]) if weighted else None
+    found = image_score(pixel_map, "class_balanced", valid=valid, predicted=predicted, class_weights=weights)
+    for b in range(3):
+        total = share = 0.0
+        for c in range(4):
+            here = predicted[b] == c if valid is None else (predicted[b] == c) & valid[b]
+            weight = 1.0 if weights is None else weights[c].item()
+            total, share = total + weight * pixel_map[b][here].double().mean().item(), share + weight
+        assert found[b].item() == pytest.approx(total / share, abs=1e-6)
+    nobody = torch.zeros(3, 6, 8, dtype=torch.bool)
+    assert image_score(pixel_map, "class_balanced", valid=nobody, predicted=predicted, class_weights=weights).isnan().all()
+    with pytest.raises(ConfigError, match="predicted: found None"):
+        image_score(pixel_map, "class_balanced")

@@ -109,7 +109,7 @@ def _mark_stages(figure: go.Figure, rows: list[dict]) -> None:
             seen.add(row["stage"])
             figure.add_vline(row["total"], line_dash="dot", line_color="#999", annotation_text=row["stage"], annotation_position="top right")
 
-# %% ../../nbs/explore/13_rounds.ipynb #d841a2b5
+# %% ../../nbs/explore/13_rounds.ipynb #f1f0f66e
 @torch.inference_mode()
 def query_pictures(
     run: Run,
@@ -132,6 +132,9 @@ def query_pictures(
         row[1].imshow(unsure, cmap="magma", vmin=0, vmax=1)
         row[2].imshow(space.colorize(probs.argmax(1)[0].cpu()))
         row[3].imshow(space.colorize(run.store.load(id)))
+        for y, x, radius in _regions_of(query, id):
+            for axis in row[:3]:
+                axis.add_patch(plt.Rectangle((x - radius - 0.5, y - radius - 0.5), 2 * radius + 1, 2 * radius + 1, fill=False, edgecolor="white"))
         row[0].set_ylabel(f"{id}\nmean entropy {query['entropy'][id]:.2f}", fontsize=8)
     for axis, title in zip(axes[0], ("image", "uncertainty (0 dark, 1 bright)", "prediction before", "label bought")):
         axis.set_title(title, fontsize=10)
@@ -165,6 +168,11 @@ def validation_pictures(
             axis.axis("off")
     figure.tight_layout()
     return figure
+
+
+def _regions_of(query: dict, id: str) -> list[tuple[int, int, int]]:
+    "Row, column and radius of the regions that a query asked for in an image; none for whole images, nor for single pixels, which are too small to frame."
+    return [(y, x, query["radius"]) for i, y, x in query.get("regions", []) if i == id and query["radius"]]
 
 
 def _aspect(sample) -> float:
