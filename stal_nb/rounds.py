@@ -41,7 +41,7 @@ from stal_nb.training import (
     save_checkpoint)
 from .uncertainty import bald, box_sum, dropout_passes, ensemble_passes
 
-# %% ../nbs/13_rounds.ipynb #8796f6e6
+# %% ../nbs/13_rounds.ipynb #baf87aaa
 SCORED = CHEAP | COLUMNS | {"bald", "ensemble"}  # all that a scoring pass can compute for a strategy
 
 
@@ -59,6 +59,7 @@ class Config(TrainingConfig):
     exclude: tuple[str, ...] = ()  # classes left out of the source (open-set studies)
     eval_size: tuple[int, int] | None = None  # (height, width) the network sees when it predicts whole images; None = their own
     val_limit: int = 0  # evaluate on the first so many validation images; 0 = all
+    eval_crop: tuple[int, int] | None = None  # score a centre crop alone, as the released code does while it trains; None = whole images
     # rounds
     source_steps: int = 200  # supervised steps on the source before anything is bought; 0 skips the stage
     round_steps: tuple[int, ...] = (200, 200)  # self-training steps of each round; the first is the warm-up
@@ -79,8 +80,9 @@ class Config(TrainingConfig):
         for name in ("budgets", "round_steps", "image_size", "exclude"):
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, (list, tuple)) else (value,))
-        if self.eval_size is not None:
-            object.__setattr__(self, "eval_size", tuple(self.eval_size))
+        for name in ("eval_size", "eval_crop"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.data not in ("scenes", "camvid"):
             raise ConfigError(f"data: found {self.data!r}, expected 'scenes' or 'camvid'")
         if len(self.budgets) != len(self.round_steps):
@@ -569,7 +571,7 @@ def label_part(
         raise StoreError(f"label of {id!r}: found shape {tuple(labels.shape)}, expected {tuple(mask.shape)} as the image")
     return labels.masked_fill(~mask.to(labels.device), IGNORE), seconds
 
-# %% ../nbs/13_rounds.ipynb #b601bc57
+# %% ../nbs/13_rounds.ipynb #21cc1217
 PAST = ("seed", "backbone", "output_stride", "aspp_channels", "embedding_dim", "bank_capacity", "data", "image_size", "source_images", "target_images", "val_images",
         "exclude")  # settings that finished stages depend on
 
@@ -785,7 +787,7 @@ class Run:
 
     def _measure(self, model: torch.nn.Module, name: str) -> dict:
         metrics = evaluate(model, self.data.val, self.data.label_space, self.device, self.config.eval_size, self.config.eval_batch,
-                           self.config.val_limit or None, self.bar, f"{name}: mIoU")
+                           self.config.val_limit or None, self.bar, f"{name}: mIoU", self.config.eval_crop)
         return {"miou": round(metrics.miou, 3), "iou": {c: None if v != v else round(v, 3) for c, v in metrics.iou.items()}}
 
     def _source(self) -> None:

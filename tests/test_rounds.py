@@ -19,7 +19,7 @@ from stal_nb.errors import BudgetError, ConfigError, StoreError
 from stal_nb.labels import Sample
 from stal_nb.rounds import Config, PartFile, Run, Scoring, label_part, main, parse_setting, score_batch, score_into, score_pool
 from stal_nb.selection import STRATEGIES, Region, declare, region_mask, ripu_map, select_regions
-from stal_nb.training import StopRequested, Trainer, build_model, same_size_batches
+from stal_nb.training import StopRequested, Trainer, build_model, evaluate, same_size_batches
 from stal_nb.uncertainty import MEASURES, dropout_passes, entropy
 
 SETTINGS = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
@@ -670,3 +670,12 @@ def test_an_annotator_that_knows_masks_is_asked_for_the_mask_alone():
         assert torch.equal(labels, torch.where(mask, 3, 255)) and took == seconds
     with pytest.raises(StoreError, match=r"found shape \(4, 6\), expected \(8, 6\)"):
         label_part(DoesNot(), "a", torch.zeros(8, 6, dtype=torch.bool))
+
+
+def test_a_run_may_score_the_centre_alone(finished):
+    cropped = Run(finished.path, replace(finished.config, eval_crop=(32, 32)))
+    teacher = cropped.model_after("round 1")
+    expected = evaluate(teacher, cropped.data.val, cropped.data.label_space, bar=False, crop=(32, 32)).miou
+    assert cropped._measure(teacher, "test")["miou"] == pytest.approx(expected, abs=1e-3)
+    assert cropped._measure(teacher, "test") != finished._measure(finished.model_after("round 1"), "test")
+    assert Config.from_dict({**finished.config.to_dict(), "eval_crop": [32, 32]}).eval_crop == (32, 32)
