@@ -88,7 +88,7 @@ def annotation_seconds(
     points = points_per_height * boundary_length(labels) / labels.shape[0]
     return point_seconds * points + piece_seconds * max(0, count_pieces(labels) - 1)
 
-# %% ../nbs/11_annotation.ipynb #92aef11f
+# %% ../nbs/11_annotation.ipynb #51da59ce
 class Cost(NamedTuple):
     "What an answer takes."
 
@@ -146,7 +146,7 @@ class CostModel:
         return self._cost(self._points(down, right, len(ids)), int((outlined & large).sum()), int((~outlined).sum()), looked)
 
     def _points(self, down: np.ndarray, right: np.ndarray, height: int) -> float:
-        return float(self.points_per_height * np.pi / 4 * (np.count_nonzero(down) + np.count_nonzero(right)) / height)
+        return self.points_per_height * float(np.pi / 4 * (np.count_nonzero(down) + np.count_nonzero(right))) / height
 
     def _cost(self, points: float, drawn: int, named: int, looked: int) -> Cost:
         seconds = self.point_seconds * points + self.piece_seconds * drawn + self.name_seconds * named + self.look_seconds * looked

@@ -17,7 +17,7 @@ const LEVELS = ["fine", "medium", "coarse"];
 const TOOLS = {
   Brush: ["b", "M3 17c3 0 4-1 4-3l8-9c1-1 3 1 2 2l-9 8c-1 3-2 4-5 2z"], Eraser: ["e", "M4 13l7-8 6 5-7 8H7zM8 9l6 5M7 18h10"],
   Polygon: ["l", "M4 6l8-3 5 6-3 8-8-1z"], Rectangle: ["r", "M3 5h14v10H3z"], Fill: ["f", "M9 3l7 7-6 6-7-7zM6 9h9M17 13c2 3 0 4 0 4s-2-1 0-4z"],
-  Superpixel: ["s", "M3 6l5-3 4 4 5-2v7l-4 4-5-2-5 2zM8 3v6l-5 3M8 9l4-2 1 9M8 9v5"], Picker: ["i", "M4 16l1-3 6-6 2 2-6 6zM10 6l2-2c2-2 4 0 2 2l-2 2M9 5l6 6"],
+  Superpixel: ["s", "M3 6l5-3 4 4 5-2v7l-4 4-5-2-5 2zM8 3v6l-5 3M8 9l4-2 1 9M8 9v5"], "Colour picker": ["i", "M4 16l1-3 6-6 2 2-6 6zM10 6l2-2c2-2 4 0 2 2l-2 2M9 5l6 6"],
 };
 const ICONS = {
   Undo: "M7 4L3 8l4 4M3 8h9a4 4 0 010 8H8", Redo: "M13 4l4 4-4 4M17 8H8a4 4 0 000 8h4", "Zoom in": "M9 4a5 5 0 110 10A5 5 0 019 4zM13 13l4 4M9 7v4M7 9h4",
@@ -759,9 +759,9 @@ class View {
     return make("div", { className: "stal-options" },
       group("View", this.sizeSlider, this.levelChoice, this.slider("Overlay opacity", [0, 1, 0.05], () => settings.opacity, set("opacity"), whole),
         this.toggle("Colour-blind safe", "Other colours, and hatchings (Y)", () => settings.safe, (v) => ((settings.safe = v), this.recolour()))),
+      group("Guidance", this.choice("Uncertainty", kinds, () => kinds.indexOf(settings.heat), (k) => (settings.heat = kinds[k])), this.strengthSlider, this.contourSlider, this.regionButton),
       group("Model", this.acceptButton, this.classButton, this.confidentButton, this.slider("from", [0.5, 1, 0.01], () => settings.least, set("least"), whole),
-        this.toggle("only unlabelled", "Accepting leaves alone what has a label (W)", () => settings.gently, set("gently"))),
-      group("Guidance", this.choice("Uncertainty", kinds, () => kinds.indexOf(settings.heat), (k) => (settings.heat = kinds[k])), this.strengthSlider, this.contourSlider, this.regionButton));
+        this.toggle("only unlabelled", "Accepting leaves alone what has a label (W)", () => settings.gently, set("gently"))));
   }
 
   palette() {
