@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['STATIC', 'SEGMENTS', 'SEGMENTED_PIXELS', 'IGNORED', 'pack_labels', 'unpack_labels', 'pack_image', 'superpixels',
            'Annotator', 'predictor', 'faded', 'class_shares_of_boundary', 'boundary_figure', 'corrections',
-           'corrections_figure', 'noise_figure', 'cost_figure']
+           'corrections_figure', 'score_labels', 'loss_figure', 'region_figure', 'noise_figure', 'cost_figure']
 
-# %% ../../nbs/explore/11_annotation.ipynb #0dbd1349
+# %% ../../nbs/explore/11_annotation.ipynb #4e655b30
 import io
 import math
 import zlib
@@ -28,9 +28,10 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 import stal_nb
-from ..annotation import annotation_seconds, boundary_map, ids_of
+from ..annotation import OracleAnnotator, annotation_seconds, boundary_map, ids_of
 from ..errors import ConfigError, LabelError, StalError, StoreError
 from ..labels import CITYSCAPES, IGNORE, LabelSpace, Sample, check_labels
+from ..metrics import SegmentationMetrics
 from ..store import LabelStore, StaleLabelError, rle_decode, rle_encode
 from ..training import predict_logits
 from ..uncertainty import entropy
@@ -442,7 +443,7 @@ def predictor(
 
     return predict
 
-# %% ../../nbs/explore/11_annotation.ipynb #a5977169
+# %% ../../nbs/explore/11_annotation.ipynb #6e0808e3
 def _show(axis: plt.Axes, picture: Any, title: str, **options: Any) -> None:
     axis.imshow(picture, **options)
     axis.set_title(title, fontsize=9)
@@ -530,6 +531,60 @@ def corrections_figure(
         _show(row[1], label_space.colorize(prediction), "what the model says")
         _show(row[2], label_space.colorize(sample.labels), "what the label says")
         _show(row[3], faded(sample.image, wrong, label_space.colorize(sample.labels)), f"what it corrects: {wrong.float().mean():.0%}")
+    return figure
+
+
+def score_labels(
+    annotator: Annotator,
+    oracle: OracleAnnotator,
+    predictions: Mapping[str, Tensor],  # id -> (H, W) ids that the person started from
+) -> list[dict]:  # id, labelled (% of pixels), agreement and of the model (mIoU), minutes, by the cost model (minutes)
+    "What a person has saved, against the truth."
+    rows = []
+    for id in [id for id in annotator.ids if annotator.store.has(id)]:
+        truth, cost = oracle.answer(id, prediction=predictions[id])
+        labels, seconds = annotator.label(id)
+        scores = []
+        for answer in (labels, predictions[id]):
+            metrics = SegmentationMetrics(annotator.store.label_space)
+            metrics.update(answer.where(labels != IGNORE, 0)[None], truth.where(labels != IGNORE, IGNORE)[None])
+            scores.append(metrics.compute().miou)
+        rows.append({"id": id, "labelled": 100 * (labels != IGNORE).float().mean().item(), "agreement": scores[0], "of the model": scores[1],
+                     "minutes": seconds / 60, "by the cost model": cost.seconds / 60})
+    return rows
+
+
+def loss_figure(
+    sample: Sample,
+    probs: Tensor,  # (C, H, W)
+) -> plt.Figure:
+    "Loss of each pixel on the model's own answer and on the label, in one scale."
+    own = -probs.amax(0).clamp(min=1e-9).log()
+    loss = -probs.gather(0, sample.labels.clamp(max=len(probs) - 1)[None])[0].clamp(min=1e-9).log().where(sample.labels != IGNORE, 0)
+    height, width = loss.shape
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4 * height / width + 0.3), dpi=80, layout="constrained")
+    _show(axes[0], _picture(sample.image), "the image")
+    _show(axes[1], own, f"loss on the model's own answer: {own.mean():.2f}", cmap="viridis", vmin=0, vmax=5)
+    shown = axes[2].imshow(loss, cmap="viridis", vmin=0, vmax=5)
+    axes[2].set_title(f"loss on the label: {loss.mean():.2f}", fontsize=9)
+    axes[2].axis("off")
+    figure.colorbar(shown, ax=axes, shrink=0.8, label="loss (5 and more)")
+    return figure
+
+
+def region_figure(
+    sample: Sample,
+    uncertainty: Tensor,  # (H, W) in [0, 1]
+    mask: Tensor,  # (H, W) bool: what is asked for
+    labels: Tensor,  # (H, W) ids, 255 outside
+    label_space: LabelSpace = CITYSCAPES,
+) -> plt.Figure:
+    "Where the model is unsure, what is asked for, and the answer."
+    height, width = mask.shape
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4 * height / width + 0.3), dpi=80, layout="constrained")
+    _show(axes[0], uncertainty, "uncertainty", cmap="magma", vmin=0, vmax=1)
+    _show(axes[1], _picture(sample.image) * np.where(mask.numpy(), 1, 0.25)[..., None], f"asked for: {mask.float().mean():.1%} of the pixels")
+    _show(axes[2], faded(sample.image, labels != IGNORE, label_space.colorize(labels)), "bought")
     return figure
 
 

@@ -218,12 +218,16 @@ class Work {
     const box = this.inside(Math.floor(Math.min(ax, bx) - r), Math.floor(Math.min(ay, by) - r), Math.ceil(Math.max(ax, bx) + r) + 1, Math.ceil(Math.max(ay, by) + r) + 1);
     if (!box) return;
     const dx = bx - ax, dy = by - ay, length2 = dx * dx + dy * dy;
-    for (let y = box.y0; y < box.y1; y++)
-      for (let x = box.x0, k = y * width + x; x < box.x1; x++, k++) {
+    for (let y = box.y0; y < box.y1; y++) {
+      // Only the part of the row that the line comes near to.
+      const ta = dy ? (y - r - ay) / dy : 0, tb = dy ? (y + r - ay) / dy : 1, t0 = Math.max(0, Math.min(ta, tb)), t1 = Math.min(1, Math.max(ta, tb));
+      const left = Math.max(box.x0, Math.floor(Math.min(ax + t0 * dx, ax + t1 * dx) - r)), right = Math.min(box.x1, Math.ceil(Math.max(ax + t0 * dx, ax + t1 * dx) + r) + 1);
+      for (let x = left, k = y * width + x; x < right; x++, k++) {
         const t = length2 ? Math.max(0, Math.min(1, ((x - ax) * dx + (y - ay) * dy) / length2)) : 0;
         const ex = x - ax - t * dx, ey = y - ay - t * dy;
         if (ex * ex + ey * ey < r2 && (!mask || mask[k])) labels[k] = label;
       }
+    }
     this.touch(box);
   }
 
