@@ -1,7 +1,9 @@
 """How quick the annotator is: a 2048 × 1024 image with 19 classes in JupyterLab and headless Chromium (software rendering).
 
-`python bench/bench_annotator.py` prints a table; `measure()` gives the same as a list. Needs JupyterLab, Playwright and Chromium; takes about two minutes.
+`python bench/bench_annotator.py` prints a table; `measure()` gives the same as a list. Needs JupyterLab, Playwright and Chromium; it takes
+about a minute.
 """
+
 import json
 import os
 import secrets
@@ -16,7 +18,8 @@ import urllib.request
 from pathlib import Path
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--enable-precise-memory-info", "--js-flags=--expose-gc"]
-CELLS = ["""
+CELLS = [
+    """
 import torch
 from stal_nb.explore.annotation import Annotator
 from stal_nb.labels import CITYSCAPES
@@ -31,11 +34,14 @@ for k in range(2):
     samples += [scenes[k]._replace(image=image, labels=large(scenes[k].labels, 8), id=f"street {k}-{n}") for n in range(26)]
 store = LabelStore("labels", CITYSCAPES)
 predictions = {s.id: s.labels for s in samples}
-""", """
+""",
+    """
 Annotator(samples, store, predictions=predictions, autosave=0)
-"""]
+""",
+]
 SCRIBBLE = """() => new Promise((resolve) => {
-  const canvas = document.querySelector('[data-testid=annotator-canvas]'), box = canvas.getBoundingClientRect(), frames = [], start = performance.now();
+  const canvas = document.querySelector('[data-testid=annotator-canvas]'), box = canvas.getBoundingClientRect();
+  const frames = [], start = performance.now();
   const send = (kind, x, y) => canvas.dispatchEvent(new PointerEvent(kind, { pointerId: 1, isPrimary: true, bubbles: true,
     clientX: box.left + x * box.width, clientY: box.top + y * box.height, button: kind === 'pointermove' ? -1 : 0, buttons: 1 }));
   const at = (t) => [0.5 + 0.4 * Math.sin(t / 170), 0.5 + 0.35 * Math.sin(t / 230 + 1)];
@@ -53,22 +59,44 @@ SCRIBBLE = """() => new Promise((resolve) => {
   requestAnimationFrame(step);
 })"""
 IDLE = """() => new Promise((resolve) => { const frames = []; let last = performance.now(); const start = last; const step = (now) => {
-  frames.push(now - last); last = now; if (now - start < 3000) requestAnimationFrame(step); else resolve(frames.slice(2)) }; requestAnimationFrame(step) })"""
+  frames.push(now - last); last = now; if (now - start < 3000) requestAnimationFrame(step); else resolve(frames.slice(2)) };
+  requestAnimationFrame(step) })"""
 
 
 def start_lab(folder: Path) -> tuple[subprocess.Popen, str]:
     "JupyterLab on loopback with a token of its own, in a folder with one notebook."
-    cells = [{"cell_type": "code", "id": f"c{k}", "metadata": {}, "source": s.strip(), "outputs": [], "execution_count": None} for k, s in enumerate(CELLS)]
+    cells = [
+        {"cell_type": "code", "id": f"c{k}", "metadata": {}, "source": s.strip(), "outputs": [], "execution_count": None}
+        for k, s in enumerate(CELLS)
+    ]
     kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
     (folder / "x.ipynb").write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     token = secrets.token_hex(16)
-    own = {f"JUPYTER{n}": str(folder / ".own" / n.lower()) for n in ("_CONFIG_DIR", "_DATA_DIR", "_RUNTIME_DIR", "LAB_SETTINGS_DIR", "LAB_WORKSPACES_DIR")}
+    own = {
+        f"JUPYTER{n}": str(folder / ".own" / n.lower())
+        for n in ("_CONFIG_DIR", "_DATA_DIR", "_RUNTIME_DIR", "LAB_SETTINGS_DIR", "LAB_WORKSPACES_DIR")
+    }
     server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}", f"--IdentityProvider.token={token}",
-         f"--ServerApp.root_dir={folder}"], env={**os.environ, **own}, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        [
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            "--no-browser",
+            "--allow-root",
+            "--ip=127.0.0.1",
+            f"--port={port}",
+            f"--IdentityProvider.token={token}",
+            f"--ServerApp.root_dir={folder}",
+        ],
+        env={**os.environ, **own},
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     for _ in range(240):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=2)
@@ -85,8 +113,11 @@ def run_cell(page, number: int) -> None:
 
 
 def wait_cell(page, number: int) -> None:
-    page.wait_for_function("n => /\\[\\d+\\]/.test(document.querySelectorAll('.jp-CodeCell')[n].querySelector('.jp-InputPrompt').textContent)", arg=number,
-                           timeout=120000)
+    page.wait_for_function(
+        "n => /\\[\\d+\\]/.test(document.querySelectorAll('.jp-CodeCell')[n].querySelector('.jp-InputPrompt').textContent)",
+        arg=number,
+        timeout=120000,
+    )
 
 
 def measure() -> list[dict]:
@@ -153,13 +184,49 @@ def _in_the_page(page, sent: list[int]) -> list[dict]:
             heap.append(page.evaluate(memory))
     over = sum(f > 33 for f in frames)
     return [
-        dict(name="visible after the cell is run", value=round(visible, 2), unit="s", limit=1.5, detail="2048 × 1024, from the key to the second frame with the image"),
-        dict(name="longest frame of a 3 s scribble", value=round(frames[-1], 1), unit="ms", limit=33,
-             detail=f"brush 41, best of 3 runs; median {frames[len(frames) // 2]:.1f}, {over} of {len(frames)} over 33 ms; without painting the longest is {idle[-1]:.1f}"),
-        dict(name="longest handling of a frame's moves", value=round(best["busy"], 1), unit="ms", limit=None, detail="four pointer moves, painting included"),
-        dict(name="save acknowledged", value=round(1000 * sorted(saves)[2]), unit="ms", limit=300, detail=f"median of 5, from click to 'Saved'; {[round(1000 * s) for s in saves]}"),
-        dict(name="bytes of a save", value=sorted(sizes)[2], unit="bytes", limit=None, detail="median of 5; the whole image has 2,097,152 pixels"),
-        dict(name="memory of the page after 51 images", value=round(heap[1]), unit="MB", limit=None, detail=f"JavaScript heap, after collection; {heap[0]:.0f} after 5 images"),
+        dict(
+            name="visible after the cell is run",
+            value=round(visible, 2),
+            unit="s",
+            limit=1.5,
+            detail="2048 × 1024, from the key to the second frame with the image",
+        ),
+        dict(
+            name="longest frame of a 3 s scribble",
+            value=round(frames[-1], 1),
+            unit="ms",
+            limit=33,
+            detail=f"brush 41, best of 3 runs; median {frames[len(frames) // 2]:.1f}, {over} of {len(frames)} over 33 ms; "
+            f"without painting the longest is {idle[-1]:.1f}",
+        ),
+        dict(
+            name="longest handling of a frame's moves",
+            value=round(best["busy"], 1),
+            unit="ms",
+            limit=None,
+            detail="four pointer moves, painting included",
+        ),
+        dict(
+            name="save acknowledged",
+            value=round(1000 * sorted(saves)[2]),
+            unit="ms",
+            limit=300,
+            detail=f"median of 5, from click to 'Saved'; {[round(1000 * s) for s in saves]}",
+        ),
+        dict(
+            name="bytes of a save",
+            value=sorted(sizes)[2],
+            unit="bytes",
+            limit=None,
+            detail="median of 5; the whole image has 2,097,152 pixels",
+        ),
+        dict(
+            name="memory of the page after 51 images",
+            value=round(heap[1]),
+            unit="MB",
+            limit=None,
+            detail=f"JavaScript heap, after collection; {heap[0]:.0f} after 5 images",
+        ),
     ]
 
 

@@ -531,7 +531,8 @@ def test_colours_for_colour_blind_eyes_stay_apart():
     source = (STATIC / "annotator.js").read_text()
     safe = np.array(json.loads(re.search(r"const SAFE = (\[\[.*?\]\]);", source)[1])) / 255
     to_lms = np.array([[17.8824, 43.5161, 4.11935], [3.45565, 27.1554, 3.86714], [0.0299566, 0.184309, 1.46709]])
-    blind = {"red": np.array([[0, 2.02344, -2.52581], [0, 1, 0], [0, 0, 1]]), "green": np.array([[1, 0, 0], [0.494207, 0, 1.24827], [0, 0, 1]])}
+    blind = {"red": np.array([[0, 2.02344, -2.52581], [0, 1, 0], [0, 0, 1]]),
+             "green": np.array([[1, 0, 0], [0.494207, 0, 1.24827], [0, 0, 1]])}
 
     def nearest(colours, eye):
         seen = (np.linalg.inv(to_lms) @ blind[eye] @ to_lms @ (colours**2.2).T).T.clip(0, 1) ** (1 / 2.2)
@@ -592,7 +593,8 @@ def test_of_two_tabs_the_later_is_asked_and_nothing_is_lost(new_page, scenes, st
     lin.page.get_by_role("alertdialog").get_by_role("button", name="Keep mine").click()
     lin.wait("Saved.")
     merged[30:41, 0:11] = ROAD
-    assert torch.equal(store.load(scenes.ids[0]), merged) and [r["annotator"] for r in store.provenance(scenes.ids[0])] == ["Ada", "Lin", "Ada", "Lin"]
+    assert torch.equal(store.load(scenes.ids[0]), merged)
+    assert [r["annotator"] for r in store.provenance(scenes.ids[0])] == ["Ada", "Lin", "Ada", "Lin"]
 
 
 def test_skipped_and_done_images_are_told_apart(desk):
@@ -604,7 +606,8 @@ def test_skipped_and_done_images_are_told_apart(desk):
     desk.wait("Saved, done")
     assert desk.widget.status == {ids[0]: "skipped", ids[1]: "done", ids[2]: "todo"} and desk.widget.waiting == [ids[2]]
     assert page.locator(".stal-progress").get_attribute("aria-label") == "Progress: 2 of 3 done or skipped"
-    assert [e.get_attribute("class").split()[0] for e in page.locator(".stal-progress i").all()] == ["stal-skipped", "stal-done", "stal-todo"]
+    kinds = [e.get_attribute("class").split()[0] for e in page.locator(".stal-progress i").all()]
+    assert kinds == ["stal-skipped", "stal-done", "stal-todo"]
 
 
 # -- both sides in JupyterLab ------------------------------------------------------------------------------------------------------------
@@ -827,7 +830,8 @@ def test_a_killed_kernel_takes_less_than_two_seconds_of_work_with_it(lab_page):
     page.locator(".jp-Dialog button").last.click()
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60000)
     run_cell(page, 0)
-    page.wait_for_function("/Shows the labels|Took over changes|Saved/.test(document.querySelector('.stal-status').textContent)", timeout=20000)
+    says = "/Shows the labels|Took over changes|Saved/.test(document.querySelector('.stal-status').textContent)"
+    page.wait_for_function(says, timeout=20000)
     settled(page)
     assert torch.equal(store.load("real-0-000000"), both)  # the page had kept even the rest
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageFile
 
 import stal_nb.store as store_module
 from stal_nb.errors import ConfigError, LabelError, StalError, StoreError
-from stal_nb.explore.store import WRITERS, crash_instants, failing_disk, found, kill_trials, save_instants, watching
+from stal_nb.explore.store import WRITERS, crash_instants, failing_disk, found, save_instants, watching
 from stal_nb.labels import CAMVID, CITYSCAPES, IGNORE
 from stal_nb.store import (
     LabelStore, append_line, atomic_write_bytes, atomic_write_json, decode_label, encode_label, id_of_name, name_of_id, read_log,
@@ -402,13 +402,6 @@ def test_each_of_the_four_steps_is_needed():
     assert {found(d, b"old" * 9, b"new" * 9) for d in outcome["flush, rename"][-1].power_lost} == {"old", "new"}
     assert words(outcome["atomic_write_bytes"], False) == {"old", "new"}
     assert [found(d, b"old" * 9, b"new" * 9) for d in outcome["atomic_write_bytes"][-1].power_lost] == ["new"]
-
-
-def test_sixty_kills_lose_no_acknowledged_label(tmp_path):
-    (result,) = kill_trials(tmp_path, 60, ("store",), seed=3)
-    assert result["acknowledged"] > 30, "the machine was too slow for this test to mean something"
-    assert result["leftovers"] > 0, "no kill hit a save"
-    assert (result["lost"], result["torn files"], result["leftovers after opening"]) == (0, 0, 0)
 
 
 def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path):

@@ -139,7 +139,7 @@ def test_threads_of_one_program_take_turns(store):
 
 
 def test_a_program_that_holds_the_folder_is_waited_for_and_then_named(store, monkeypatch):
-    code = "import sys, time; from filelock import FileLock; lock = FileLock(sys.argv[1]); lock.acquire(); print(1, flush=True); time.sleep(60)"
+    code = "import sys, time, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print(1, flush=True); time.sleep(60)"
     holder = subprocess.Popen([sys.executable, "-c", code, str(store.root / ".lock")], stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "1\n"
