@@ -550,7 +550,7 @@ def failing_disk(
     with patch.object(store_module, "open", opened, create=True), patch.object(sys.modules["__main__"], "open", opened, create=True):
         yield
 
-# %% ../../nbs/explore/03_store.ipynb #750879e9
+# %% ../../nbs/explore/03_store.ipynb #076e61f2
 def show_versions(
     store: LabelStore,
     id: str,  # of an image
@@ -574,6 +574,8 @@ from stal_nb.store import LabelStore, StaleLabelError
 
 root, times, checked = sys.argv[1], int(sys.argv[2]), sys.argv[3] == "True"
 store, refused = LabelStore(root, CITYSCAPES), 0
+print("ready", flush=True)
+sys.stdin.readline()
 for _ in range(times):
     while True:
         labels, version = store.load_with_version("counter")
@@ -597,7 +599,12 @@ def race(
     store = LabelStore(root, CITYSCAPES)
     store.save("counter", torch.zeros(1, 2 * writers * times, dtype=torch.int64))
     command = [sys.executable, "-c", RACER, str(root), str(times), str(checked)]
-    racers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(writers)]
+    racers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(writers)]
+    for racer in racers:
+        racer.stdout.readline()  # ready
+    for racer in racers:
+        racer.stdin.write("go\n")
+        racer.stdin.flush()
     refused = [int(racer.communicate()[0]) for racer in racers]
     counted = int((store.load("counter") != 0).sum())
     return {"base given": checked, "added": writers * times, "counted": counted, "lost": writers * times - counted, "refused": sum(refused)}
