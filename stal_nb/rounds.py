@@ -7,7 +7,7 @@ __all__ = ['SCORED', 'PRESETS', 'CACHE', 'STRIP', 'PAST', 'Config', 'BoughtLabel
            'score_batch', 'ahead', 'score_images', 'PartFile', 'Scored', 'score_into', 'score_pool', 'write_csv',
            'label_part', 'Run', 'parse_setting', 'parser', 'describe', 'try_report', 'main']
 
-# %% ../nbs/13_rounds.ipynb #d891a6b5
+# %% ../nbs/13_rounds.ipynb #7aeacdae
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from .annotation import AnnotatorProtocol, OracleAnnotator
 from .data import CamVid, RelabelledDataset
-from .errors import BudgetError, ConfigError, StalError, StoreError
+from .errors import AwaitingLabels, BudgetError, ConfigError, StalError, StoreError
 from .labels import CAMVID, CITYSCAPES, IGNORE, Sample
 from .scenes import SceneDataset
 from .selection import CHEAP, COLUMNS, STRATEGIES, UNITS, PixelMap, Region, StrategyInput, needs_of, region_mask, select, select_regions, unit_of
@@ -41,7 +41,7 @@ from stal_nb.training import (
     save_checkpoint)
 from .uncertainty import bald, box_sum, dropout_passes, ensemble_passes
 
-# %% ../nbs/13_rounds.ipynb #baf87aaa
+# %% ../nbs/13_rounds.ipynb #d70fca45
 SCORED = CHEAP | COLUMNS | {"bald", "ensemble"}  # all that a scoring pass can compute for a strategy
 
 
@@ -64,6 +64,7 @@ class Config(TrainingConfig):
     source_steps: int = 200  # supervised steps on the source before anything is bought; 0 skips the stage
     round_steps: tuple[int, ...] = (200, 200)  # self-training steps of each round; the first is the warm-up
     budgets: tuple[float, ...] = (0.01, 0.05)  # labelled target images after each purchase: below 1 a fraction, else a count
+    annotator: str = "oracle"  # who labels: "oracle" (the truth, for experiments) or "person" (`Run.annotate`, or labels put into the store)
     first_strategy: str = "random"  # how the first images are chosen
     strategy: str = "entropy"  # how the images of later rounds are chosen
     budget_unit: str = "images"  # what `budgets` count: "images", "regions" or "pixels"; a fraction below 1 is one of the target's pixels
@@ -80,6 +81,8 @@ class Config(TrainingConfig):
         for name in ("budgets", "round_steps", "image_size", "exclude"):
             value = getattr(self, name)
             object.__setattr__(self, name, tuple(value) if isinstance(value, (list, tuple)) else (value,))
+        if self.annotator not in ("oracle", "person"):
+            raise ConfigError(f"annotator: found {self.annotator!r}, expected 'oracle' or 'person'")
         for name in ("eval_size", "eval_crop"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
@@ -571,7 +574,7 @@ def label_part(
         raise StoreError(f"label of {id!r}: found shape {tuple(labels.shape)}, expected {tuple(mask.shape)} as the image")
     return labels.masked_fill(~mask.to(labels.device), IGNORE), seconds
 
-# %% ../nbs/13_rounds.ipynb #21cc1217
+# %% ../nbs/13_rounds.ipynb #0c469337
 PAST = ("seed", "backbone", "output_stride", "aspp_channels", "embedding_dim", "bank_capacity", "data", "image_size", "source_images", "target_images", "val_images",
         "exclude")  # settings that finished stages depend on
 
@@ -870,13 +873,53 @@ class Run:
     def _label(self, number: int) -> None:
         "Have the chosen images or regions labelled; each label is on disk before the next is asked for."
         query = json.loads((self.round_folder(number) / "query.json").read_text())
-        asked, annotator = self.queried(number + 1), OracleAnnotator(self.data.target)
-        before = self.queried(number)
-        for id in query["ids"]:
+        asked, before = self.queried(number + 1), self.queried(number)
+        if self.config.annotator == "person" and (missing := self.awaiting):
+            raise AwaitingLabels(f"run {self.path}: waits for the labels of {len(missing)} of {len(query['ids'])} images, {missing[0]!r} first. Label them with "
+                                 "run.annotate() in a notebook, or save them to run.store, and continue", missing)
+        annotator = OracleAnnotator(self.data.target)
+        for id in query["ids"] if self.config.annotator == "oracle" else []:
             self._buy(annotator, id, None if query.get("unit", "images") == "images" else [r for r in asked[id] if r not in before.get(id, [])], number)
         partial = {id: sum((2 * r.radius + 1) ** 2 for r in regions) for id, regions in asked.items() if regions is not None}
         atomic_write_json(self.round_folder(number) / "labelled.json", {
             "round": number, "ids": sorted(self.store.ids()), **({"partial": partial, "pixels": self.spent(number + 1)} if partial else {})})
+
+    @property
+    def awaiting(self) -> list[str]:
+        """The images that the run asks a person for, in the order of the query: neither finished nor skipped. Empty if it waits for nobody.
+
+        A label from elsewhere (not the widget, so nothing says whether it is finished) counts as finished if whole images are asked for."""
+        if self.config.annotator != "person" or not (self.stage or "").endswith(": label"):
+            return []
+        number = int(self.stage.split()[1].rstrip(":"))
+        query = json.loads((self.round_folder(number) / "query.json").read_text())
+        whole, open_ = query.get("unit", "images") == "images", dict.fromkeys(query["ids"])
+        for record in (*self.store.history(), *self.store.notes()):
+            of_round = record.get("round") == number
+            finished = record.get("event") == "skipped" and of_round or record.get("done", whole and "event" not in record) and (of_round or whole)
+            if finished:
+                open_.pop(record["id"], None)
+        return list(open_)
+
+    def annotate(
+        self,
+        annotator: str = "person",  # who labels, for the log
+        **options: Any,  # of the widget, see `stal_nb.explore.annotation.Annotator`
+    ):  # the widget; show it as the last line of a cell
+        """The widget with the images that the run waits for, begun from its own predictions, most uncertain pixels marked. When it says that all are
+        done, `advance` or `finish` goes on. Raises `ConfigError` if the run waits for nobody."""
+        from stal_nb.explore.annotation import Annotator, predictor
+
+        if not self.awaiting:
+            raise ConfigError(f"run {self.path}: found stage {self.stage!r}, expected one that waits for labels (annotator='person'; advance the run first)")
+        number = int(self.stage.split()[1].rstrip(":"))
+        asked = self.queried(number + 1)
+        ids = json.loads((self.round_folder(number) / "query.json").read_text())["ids"]
+        if any(asked[id] is not None for id in ids):
+            options = {"regions": lambda sample: region_mask(asked[sample.id], sample.image.shape[1:])} | options
+        model = self.model_after("source" if number == 0 else f"round {number - 1}")
+        return Annotator(self.data.target, self.store, ids=ids, annotator=annotator, provenance={"round": number},
+                         predictions=predictor(model, self.config.eval_size, probs=True), **options)
 
     def _buy(self, annotator: AnnotatorProtocol, id: str, regions: list[Region] | None, number: int) -> None:
         "Ask for an image, or for regions of it, unless the answer is in the store. What was bought of it before stays."
@@ -931,7 +974,7 @@ class Run:
     def _summary(self) -> None:
         atomic_write_json(self.path / "summary.json", {**self.summary(), "complete": True})
 
-# %% ../nbs/13_rounds.ipynb #73d3cadd
+# %% ../nbs/13_rounds.ipynb #5670890f
 def parse_setting(
     text: str,  # "key=value"; value in JSON, or a bare word; commas make a list
 ) -> tuple[str, Any]:
@@ -985,7 +1028,7 @@ def try_report(run: Run) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    "Entry point of the command `stal_nb`. Exit status: 0 done, 1 refused with a reason, 130 stopped by Ctrl-C."
+    "Entry point of the command `stal_nb`. Exit status: 0 done, 1 refused with a reason, 2 waits for a person's labels, 130 stopped by Ctrl-C."
     options = parser().parse_args(arguments)
     path = Path(getattr(options, "path", "") or options.out or f"runs/{options.preset}{'-oracle' if options.oracle else ''}")
     try:
@@ -1005,6 +1048,9 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"\nStopped; everything up to here is saved. Continue with: stal_nb resume {path}", file=sys.stderr)
         return 130
+    except AwaitingLabels as error:
+        print(f"{error}: stal_nb resume {path}")
+        return 2
     except StalError as error:
         print(f"stal_nb: {type(error).__name__}: {error}", file=sys.stderr)
         return 1

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import TINY, tiny
 
-from stal_nb.errors import BudgetError, ConfigError, StoreError
+from stal_nb.errors import AwaitingLabels, BudgetError, ConfigError, StoreError
 from stal_nb.labels import Sample
 from stal_nb.rounds import Config, PartFile, Run, Scoring, label_part, main, parse_setting, score_batch, score_into, score_pool
 from stal_nb.selection import STRATEGIES, Region, declare, region_mask, ripu_map, select_regions
@@ -679,3 +679,76 @@ def test_a_run_may_score_the_centre_alone(finished):
     assert cropped._measure(teacher, "test")["miou"] == pytest.approx(expected, abs=1e-3)
     assert cropped._measure(teacher, "test") != finished._measure(finished.model_after("round 1"), "test")
     assert Config.from_dict({**finished.config.to_dict(), "eval_crop": [32, 32]}).eval_crop == (32, 32)
+
+
+# -- a person ---------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def by_person(finished, tmp_path):
+    "A run that stands before the first purchase, from the source model of the finished one."
+    run = finished.fork(tmp_path / "person", after="source", annotator="person")
+    run.bar = False
+    run.advance()
+    assert run.stage == "round 0: label"
+    return run
+
+
+def test_a_run_waits_for_a_person_and_ends_where_the_oracle_s_run_ended(finished, by_person):
+    truth = {sample.id: sample.labels for sample in by_person.data.target}
+    for number in range(2):
+        query = json.loads((by_person.round_folder(number) / "query.json").read_text())["ids"]
+        assert by_person.awaiting == query
+        with pytest.raises(AwaitingLabels, match=f"waits for the labels of {len(query)} of {len(query)} images") as caught:
+            by_person.advance()
+        assert caught.value.ids == query and by_person.stage == f"round {number}: label"
+        for id in query[:-1]:
+            by_person.store.save(id, truth[id], annotator="me", seconds=60.0, round=number, done=True)
+        by_person.store.save(query[-1], truth[query[-1]], annotator="me", round=number, done=False)  # begun, not finished
+        assert by_person.awaiting == query[-1:] == Run.open(by_person.path).awaiting
+        by_person.store.save(query[-1], truth[query[-1]])  # from a file labelled elsewhere: nothing says it is unfinished
+        assert by_person.awaiting == []
+        by_person.advance()
+        by_person.advance()
+        if number == 0:
+            by_person.advance()
+    ours, theirs = (load_file(r.round_folder(1) / "checkpoint.safetensors") for r in (by_person, finished))
+    assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
+    assert by_person.awaiting == finished.awaiting == []
+
+
+def test_a_skipped_image_is_not_waited_for_and_not_trained_on(by_person):
+    (id,) = by_person.awaiting
+    by_person.store.note(id, "skipped", round=0)
+    assert by_person.advance() == "round 0: train"
+    assert json.loads((by_person.round_folder(0) / "labelled.json").read_text())["ids"] == []
+
+
+def test_the_widget_of_a_run_shows_its_query_with_its_predictions(by_person, finished):
+    widget = by_person.annotate(annotator="me", autosave=0.0)
+    assert widget.ids == by_person.awaiting and widget.provenance == {"round": 0} and not widget.finished
+    assert widget.predictions(by_person.data.target[0]).shape == (19, 64, 128)
+    with pytest.raises(ConfigError, match="expected one that waits for labels"):
+        finished.annotate()
+
+
+def test_a_person_is_asked_for_regions_alone(finished, tmp_path):
+    run = finished.fork(tmp_path / "regions", after="source", annotator="person", first_strategy="random_regions", strategy="ripu_regions",
+                        budget_unit="regions", budgets=(2, 4), region_radius=4)
+    run.bar = False
+    run.advance()
+    widget, asked = run.annotate(), run.queried(1)
+    assert run.awaiting
+    for id in run.awaiting:
+        sample = run.data.target[run.data.target.ids.index(id)]
+        assert torch.equal(widget.regions(sample), region_mask(asked[id], sample.image.shape[1:]))
+
+
+def test_the_command_line_says_that_it_waits(by_person, capsys):
+    assert main(["resume", str(by_person.path), "--no-bar"]) == 2
+    assert "waits for the labels of 1 of 1 images" in capsys.readouterr().out
+
+
+def test_another_annotator_is_refused():
+    with pytest.raises(ConfigError, match="annotator: found 'nobody', expected 'oracle' or 'person'"):
+        tiny(annotator="nobody")
