@@ -457,3 +457,13 @@ def test_a_model_becomes_a_function_of_a_sample(scenes):
     assert probs.shape == (19, 48, 96) and torch.allclose(probs.sum(0), torch.ones(48, 96))
     labels = predictor(Flat(3, 19, 1))(scenes[0])
     assert labels.shape == (48, 96) and labels.dtype == torch.int64 and int(labels.max()) < 19
+
+
+def test_a_new_round_asks_again_for_an_image_that_was_done_before(scenes, store):
+    "Regions of an image may be asked for in several rounds."
+    id, other = scenes.ids[:2]
+    store.save(id, scenes[0].labels, annotator="person", round=0, done=True)
+    store.note(other, "skipped", round=0)
+    assert Annotator(scenes, store, [id, other], provenance={"round": 0}).status == {id: "done", other: "skipped"}
+    assert Annotator(scenes, store, [id, other], provenance={"round": 1}).status == {id: "partly", other: "todo"}
+    assert Annotator(scenes, store, [id, other]).status == {id: "done", other: "skipped"}

@@ -101,7 +101,7 @@ def superpixels(
                   channel_axis=None if grey else -1)
     return pieces.repeat(step, 0).repeat(step, 1)[:height, :width].astype(np.uint16)
 
-# %% ../../nbs/explore/11_annotation.ipynb #8e222c73
+# %% ../../nbs/explore/11_annotation.ipynb #0eb090b6
 IGNORED = 254  # on the page: somebody has decided that nobody can tell. On the disk it is 255, and the record says where
 
 
@@ -170,7 +170,7 @@ class Annotator(anywidget.AnyWidget):
 
     def _state_on_disk(self, queue: list[str]) -> tuple[dict, dict]:
         latest = {record["id"]: record for record in self.store.history()}
-        skipped = {n["id"]: n["when"] for n in self.store.notes() if n["event"] == "skipped"}
+        skipped = {n["id"]: n["when"] for n in self.store.notes() if n["event"] == "skipped" and all(n.get(k) == v for k, v in self.provenance.items())}
         spent = dict.fromkeys(queue, 0.0)
         for record in (*self.store.history(), *self.store.notes()):
             if record.get("id") in spent and record["annotator"] == self.annotator:
@@ -179,7 +179,8 @@ class Annotator(anywidget.AnyWidget):
         for id in queue:
             record = latest.get(id, {"when": ""}) if self.store.has(id) else None
             left_out = skipped.get(id, "") > (record["when"] if record else "")
-            status[id] = "skipped" if left_out else "todo" if record is None else "done" if record.get("done") else "partly"
+            finished = record is not None and record.get("done") and all(record.get(k) == v for k, v in self.provenance.items())  # of this round, say
+            status[id] = "skipped" if left_out else "todo" if record is None else "done" if finished else "partly"
         return status, spent
 
     # -- for the notebook ----------------------------------------------------------------------------------------------
