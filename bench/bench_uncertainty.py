@@ -75,7 +75,7 @@ def bench_dropout(quick: bool) -> list[dict]:
     kept = sum(t.numel() * t.element_size() for t in vars(heard).values() if isinstance(t, Tensor))
     detail = f"{passes} passes at {size[0]} × {size[1]}, sums included"
     return [
-        dict(name="MC dropout ÷ as many bare forward passes", value=all_passes / (passes * once), unit="×", limit=1.0, detail=detail),
+        dict(name="MC dropout ÷ as many bare forward passes", value=all_passes / (passes * once), unit="×", limit=None, detail=detail),
         dict(name="sums of T opinions ÷ one opinion, memory", value=kept / (heard.mean.numel() * heard.mean.element_size()), unit="×",
              limit=3.2, detail="for every T")]
 
