@@ -106,7 +106,7 @@ def bank_figure(runs: pd.DataFrame) -> plt.Figure:
         chart(axis)
     return figure
 
-# %% ../../nbs/explore/22_released_code.ipynb #81aca57e
+# %% ../../nbs/explore/22_released_code.ipynb #659228ea
 def resized_labels(
     labels: Tensor,  # (H,W)
     size: tuple[int, int],
@@ -137,7 +137,7 @@ def invented_table(count: int = 24) -> pd.DataFrame:
         for total, ids in ((before, nearest), (after, bilinear), (wrong, bilinear[nearest != bilinear])):
             total += torch.bincount(ids.flatten(), minlength=256)
     C = CITYSCAPES.num_classes
-    share = (100 * wrong / after.clamp(min=1))[:C]
+    share = (100 * wrong / after.clamp(min=1))[:C].double()
     table = pd.DataFrame({"pixels, nearest": before[:C].int(), "pixels, bilinear": after[:C].int(), "wrong among these, %": share}, index=list(CITYSCAPES.classes))
     return table.round(1).sort_values("wrong among these, %", ascending=False)
 
