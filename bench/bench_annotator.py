@@ -1,23 +1,16 @@
 """How quick the annotator is: a 2048 × 1024 image with 19 classes in JupyterLab and headless Chromium (software rendering).
 
-`python bench/bench_annotator.py` prints a table; `measure()` gives the same as a list. Needs JupyterLab, Playwright and Chromium; it takes
+`python -m bench annotator`. Needs JupyterLab, Playwright and Chromium; it takes
 about a minute.
 """
 
-import json
-import os
-import secrets
-import shutil
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
 from pathlib import Path
 
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--enable-precise-memory-info", "--js-flags=--expose-gc"]
+from tests.browser import ARGUMENTS, executable, jupyterlab, open_notebook, press_run, run_cell
+
+BENCH_ARGUMENTS = ["--enable-precise-memory-info", "--js-flags=--expose-gc"]
 CELLS = [
     """
 import torch
@@ -63,96 +56,26 @@ IDLE = """() => new Promise((resolve) => { const frames = []; let last = perform
   requestAnimationFrame(step) })"""
 
 
-def start_lab(folder: Path) -> tuple[subprocess.Popen, str]:
-    "JupyterLab on loopback with a token of its own, in a folder with one notebook."
-    cells = [
-        {"cell_type": "code", "id": f"c{k}", "metadata": {}, "source": s.strip(), "outputs": [], "execution_count": None}
-        for k, s in enumerate(CELLS)
-    ]
-    kernel = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-    (folder / "x.ipynb").write_text(json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5}))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    token = secrets.token_hex(16)
-    own = {
-        f"JUPYTER{n}": str(folder / ".own" / n.lower())
-        for n in ("_CONFIG_DIR", "_DATA_DIR", "_RUNTIME_DIR", "LAB_SETTINGS_DIR", "LAB_WORKSPACES_DIR")
-    }
-    server = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "jupyterlab",
-            "--no-browser",
-            "--allow-root",
-            "--ip=127.0.0.1",
-            f"--port={port}",
-            f"--IdentityProvider.token={token}",
-            f"--ServerApp.root_dir={folder}",
-        ],
-        env={**os.environ, **own},
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    for _ in range(240):
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=2)
-            return server, f"http://127.0.0.1:{port}/lab/tree/x.ipynb?token={token}"
-        except OSError:
-            time.sleep(0.5)
-    raise RuntimeError("JupyterLab did not start")
-
-
-def run_cell(page, number: int) -> None:
-    cell = page.locator(".jp-Notebook .jp-CodeCell").nth(number)
-    cell.locator(".cm-content").click()
-    page.keyboard.press("Shift+Enter")
-
-
-def wait_cell(page, number: int) -> None:
-    page.wait_for_function(
-        "n => /\\[\\d+\\]/.test(document.querySelectorAll('.jp-CodeCell')[n].querySelector('.jp-InputPrompt').textContent)",
-        arg=number,
-        timeout=120000,
-    )
-
-
 def measure() -> list[dict]:
     "Time to the picture, frames of a scribble, save, bytes of a save, memory after fifty images."
     from playwright.sync_api import sync_playwright
 
-    folder = Path(tempfile.mkdtemp())
-    server, address = start_lab(folder)
-    program = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=program, args=ARGUMENTS)
-            page = browser.new_page(viewport={"width": 1300, "height": 1100})
-            sent = []
-            page.on("websocket", lambda socket: socket.on("framesent", lambda data: sent.append(len(data))))
-            page.goto(address)
-            page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=90000)
-            for _ in range(20):  # a kernel that has just started may not have heard the first time
-                run_cell(page, 0)
-                page.wait_for_timeout(3000)
-                if page.locator(".jp-CodeCell .jp-InputPrompt").first.inner_text().strip("[]: "):
-                    break
-            wait_cell(page, 0)
-            results = _in_the_page(page, sent)
-            browser.close()
-            return results
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        server.wait(20)
-        shutil.rmtree(folder, ignore_errors=True)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, jupyterlab(Path(folder) / "desk", CELLS) as address, \
+            sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable(), args=ARGUMENTS + BENCH_ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1300, "height": 1100})
+        sent = []
+        page.on("websocket", lambda socket: socket.on("framesent", lambda data: sent.append(len(data))))
+        open_notebook(page, address)
+        run_cell(page, 0)
+        results = _in_the_page(page, sent)
+        browser.close()
+        return results
 
 
 def _in_the_page(page, sent: list[int]) -> list[dict]:
     started = time.perf_counter()
-    run_cell(page, 1)
+    press_run(page, 1)
     page.wait_for_selector("[data-ready=yes]", timeout=60000)
     page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
     visible = time.perf_counter() - started
@@ -228,9 +151,3 @@ def _in_the_page(page, sent: list[int]) -> list[dict]:
             detail=f"JavaScript heap, after collection; {heap[0]:.0f} after 5 images",
         ),
     ]
-
-
-if __name__ == "__main__":
-    for row in measure():
-        limit = f"(limit {row['limit']} {row['unit']})" if row["limit"] is not None else ""
-        print(f"{row['name']:<40} {row['value']:>10,} {row['unit']:<6} {limit:<16} {row['detail']}")

@@ -1,8 +1,8 @@
 """Measure what notebooks 10 and 13 promise: the scoring pass beside the bare network, its memory, k-centre, and the choice of regions.
 
-    python bench/bench_selection.py
+    python -m bench selection
 
-`measure()` gives the same as a list. Ratios are taken from alternating passes and their minima, since other work on the machine only
+Ratios are taken from alternating passes and their minima, since other work on the machine only
 ever adds time.
 """
 import multiprocessing
@@ -120,13 +120,3 @@ def measure() -> list[dict]:
         seconds = min(_seconds(lambda r=radius: select_regions(score, 400, r)) for _ in range(5))
         add(f"400 regions of 1024×2048, radius {radius}", seconds, "s", 1, f"{taken} regions, minimum of 5")
     return results
-
-
-def main() -> None:
-    for entry in measure():
-        limit = "" if entry["limit"] is None else f"limit {entry['limit']:g}"
-        print(f"{entry['name']:<44}{entry['value']:>10.3f} {entry['unit']:<3}{limit:<12}{entry['detail']}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,11 +1,10 @@
 """Costs of the uncertainty maps at the size of Cityscapes, against references written for this file.
 
-    python bench/bench_uncertainty.py [--quick]
+    python -m bench uncertainty
 
 `measure()` returns rows {name, value, unit, limit, detail}; `limit` is the most that `value` may be, or None. Times are the smallest of
 several repetitions.
 """
-import argparse
 import time
 
 import torch
@@ -36,8 +35,8 @@ def slow_ripu(probs: Tensor, radius: int) -> Tensor:
     return entropy(sums / pixels) * mean[:, 0]
 
 
-def bench_ripu(quick: bool) -> list[dict]:
-    size = (256, 512) if quick else (1024, 2048)
+def bench_ripu() -> list[dict]:
+    size = (1024, 2048)
     probs = (3 * torch.randn(1, 19, *size, generator=torch.Generator().manual_seed(0))).softmax(1)
     ripu(probs, 1)  # the first call allocates and does not count
     seconds = dict.fromkeys((1, 16, 32), float("inf"))
@@ -49,7 +48,7 @@ def bench_ripu(quick: bool) -> list[dict]:
     slow = 20 * best_of(lambda: F.conv2d(one, ones, padding=16), 1)
     shape = f"19 × {size[0]} × {size[1]}"
     return [
-        dict(name="RIPU, radius 16", value=seconds[16], unit="s", limit=None if quick else 3.0, detail=shape),
+        dict(name="RIPU, radius 16", value=seconds[16], unit="s", limit=3.0, detail=shape),
         dict(name="RIPU, radius 32 ÷ radius 1", value=seconds[32] / seconds[1], unit="×", limit=1.1,
              detail=f"{seconds[32]:.2f} s and {seconds[1]:.2f} s"),
         dict(name="RIPU by k × k convolution, radius 16", value=slow, unit="s", limit=None,
@@ -57,9 +56,9 @@ def bench_ripu(quick: bool) -> list[dict]:
         dict(name="convolution ÷ running sums, radius 16", value=slow / seconds[16], unit="×", limit=None, detail=shape)]
 
 
-def bench_dropout(quick: bool) -> list[dict]:
+def bench_dropout() -> list[dict]:
     "Passes that remember what comes before dropout, against passes that compute everything; memory of sums against all opinions."
-    size, passes = ((128, 256), 4) if quick else ((512, 1024), 8)
+    size, passes = (512, 1024), 8
     model = DeepLabV3Plus("tf_efficientnet_lite0", 19, embedding_dim=64, aspp_channels=64, weights=None).eval()
     images = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
 
@@ -80,22 +79,7 @@ def bench_dropout(quick: bool) -> list[dict]:
              limit=3.2, detail="for every T")]
 
 
-def measure(quick: bool = False) -> list[dict]:
-    "All rows. `quick`: small sizes, to see that everything runs."
+def measure() -> list[dict]:
+    "All rows."
     with torch.no_grad():
-        return [*bench_ripu(quick), *bench_dropout(quick)]
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="small sizes")
-    rows = measure(parser.parse_args().quick)
-    print(f"threads: {torch.get_num_threads()}")
-    for row in rows:
-        limit = "" if row["limit"] is None else f"at most {row['limit']:g}{'' if row['value'] <= row['limit'] else '   EXCEEDED'}"
-        print(f"{row['name']:<44}{row['value']:>9.2f} {row['unit']:<3}{limit:<24}{row['detail']}")
-    return int(any(row["limit"] is not None and row["value"] > row["limit"] for row in rows))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+        return [*bench_ripu(), *bench_dropout()]

@@ -574,7 +574,7 @@ def label_part(
         raise StoreError(f"label of {id!r}: found shape {tuple(labels.shape)}, expected {tuple(mask.shape)} as the image")
     return labels.masked_fill(~mask.to(labels.device), IGNORE), seconds
 
-# %% ../nbs/13_rounds.ipynb #0c469337
+# %% ../nbs/13_rounds.ipynb #9713b373
 PAST = ("seed", "backbone", "output_stride", "aspp_channels", "embedding_dim", "bank_capacity", "data", "image_size", "source_images", "target_images", "val_images",
         "exclude")  # settings that finished stages depend on
 
@@ -742,10 +742,16 @@ class Run:
         stage = self.stage
         if stage is None:
             return None
-        kind, number = (stage, None) if ":" not in stage else (stage.split(": ")[1], int(stage.split(": ")[0].removeprefix("round ")))
+        kind, number = self._parts(stage)
         {"source": self._source, "query": self._query, "label": self._label, "train": self._train, "summary": self._summary}[kind](
             *() if number is None else (number,))
         return self.stage
+
+    @staticmethod
+    def _parts(stage: str) -> tuple[str, int | None]:
+        "`round 1: label` -> what is done, and in which round; None for what belongs to no round."
+        place, colon, kind = stage.partition(": ")
+        return (kind, int(place.removeprefix("round "))) if colon else (stage, None)
 
     def finish(self) -> dict:
         "Advance until the run is complete. Returns the summary."
@@ -889,9 +895,9 @@ class Run:
         """The images that the run asks a person for, in the order of the query: neither finished nor skipped. Empty if it waits for nobody.
 
         A label from elsewhere (not the widget, so nothing says whether it is finished) counts as finished if whole images are asked for."""
-        if self.config.annotator != "person" or not (self.stage or "").endswith(": label"):
+        kind, number = self._parts(self.stage or "")
+        if self.config.annotator != "person" or kind != "label":
             return []
-        number = int(self.stage.split()[1].rstrip(":"))
         query = json.loads((self.round_folder(number) / "query.json").read_text())
         whole, open_ = query.get("unit", "images") == "images", dict.fromkeys(query["ids"])
         for record in (*self.store.history(), *self.store.notes()):
@@ -912,7 +918,7 @@ class Run:
 
         if not self.awaiting:
             raise ConfigError(f"run {self.path}: found stage {self.stage!r}, expected one that waits for labels (annotator='person'; advance the run first)")
-        number = int(self.stage.split()[1].rstrip(":"))
+        _, number = self._parts(self.stage)
         asked = self.queried(number + 1)
         ids = json.loads((self.round_folder(number) / "query.json").read_text())["ids"]
         if any(asked[id] is not None for id in ids):

@@ -1,6 +1,16 @@
-"""One headless Chromium for the whole test session, and pages that remember what went wrong on them."""
+"""One headless Chromium for the whole test session, pages that remember what went wrong on them, and JupyterLab for those that need it."""
+import json
 import os
+import secrets
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import sync_playwright
@@ -46,3 +56,70 @@ def new_page(chromium):
 def leaves_the_machine(url):
     "False for files, data and a server of the test itself."
     return url.startswith(("http:", "https:", "ws:", "wss:")) and "//127.0.0.1" not in url and "//localhost" not in url
+
+
+@contextmanager
+def jupyterlab(folder, sources):
+    "JupyterLab on loopback with a token and settings of its own, in a new folder with one notebook of these cells. Gives the notebook's address."
+    folder.mkdir()
+    cells = [{"cell_type": "code", "id": f"cell-{k}", "metadata": {}, "source": source.strip(), "outputs": [], "execution_count": None}
+             for k, source in enumerate(sources)]
+    metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+    (folder / "desk.ipynb").write_text(json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token, beside = secrets.token_hex(16), folder.parent
+    own = {f"JUPYTER{name}": str(beside / name.lower()) for name in (
+        "_CONFIG_DIR", "_DATA_DIR", "_RUNTIME_DIR", "LAB_SETTINGS_DIR", "LAB_WORKSPACES_DIR")}
+    path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")]))
+    with open(beside / "lab.log", "w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
+             "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"],
+            env={**os.environ, **own, "IPYTHONDIR": str(beside / "ipython"), "PYTHONPATH": path}, cwd=folder, stdout=log, stderr=log,
+            start_new_session=True)
+        try:
+            for _ in range(120):
+                try:
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=2)
+                    break
+                except OSError:
+                    assert server.poll() is None, (beside / "lab.log").read_text()
+                    time.sleep(0.5)
+            yield f"http://127.0.0.1:{port}/lab/tree/desk.ipynb?token={token}"
+        finally:
+            os.killpg(server.pid, signal.SIGTERM)  # the server and its kernels: a session of their own
+            server.wait(20)
+
+
+def open_notebook(page, address):
+    "Go to a notebook and wait until its kernel is idle."
+    page.goto(address)
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell .cm-content", timeout=60000)
+    end = time.monotonic() + 60
+    while not page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").count() and time.monotonic() < end:
+        if "Select Kernel" in "".join(page.locator(".jp-Dialog").all_inner_texts()):  # a server that is slow to list its kernels
+            page.locator(".jp-Dialog button").last.click()
+        page.wait_for_timeout(200)
+
+
+def press_run(page, number):
+    "Focus the editor of a cell and run it."
+    page.locator(".jp-Notebook .jp-CodeCell").nth(number).locator(".cm-content").click()
+    page.keyboard.press("Shift+Enter")
+
+
+def run_cell(page, number):
+    "Run a cell and wait until it has a number. A kernel that has just started may not have heard the first time."
+    prompt = page.locator(".jp-Notebook .jp-CodeCell").nth(number).locator(".jp-InputPrompt")
+    before, end = prompt.inner_text(), time.monotonic() + 120
+    while time.monotonic() < end:
+        assert not page.locator(".jp-Dialog").count(), f"JupyterLab asks: {page.locator('.jp-Dialog').inner_text()}"
+        press_run(page, number)
+        page.wait_for_timeout(2000)
+        while (now := prompt.inner_text()).startswith("[*") and time.monotonic() < end:
+            page.wait_for_timeout(200)
+        if now != before and now.strip("[]: ").isdigit():
+            return
+    raise AssertionError(f"cell {number} did not run: {prompt.inner_text()}")

@@ -3,18 +3,14 @@ import base64
 import json
 import os
 import re
-import secrets
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 
 import numpy as np
 import pytest
 import torch
 
+from browser import jupyterlab, open_notebook, run_cell
 from stal_nb.explore.annotation import STATIC, Annotator, superpixels
 from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.scenes import SceneDataset
@@ -638,64 +634,9 @@ print("facts", "written")
 
 @pytest.fixture
 def lab(tmp_path):
-    "JupyterLab on loopback, with a token and settings of its own, in a folder with one notebook. Gives folder and address."
-    folder = tmp_path / "desk"
-    folder.mkdir()
-    cells = [{"cell_type": "code", "id": f"cell-{k}", "metadata": {}, "source": source.strip(), "outputs": [], "execution_count": None}
-             for k, source in enumerate(CELLS)]
-    metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-    (folder / "label.ipynb").write_text(json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    token = secrets.token_hex(16)
-    own = {f"JUPYTER{name}": str(tmp_path / name.lower()) for name in (
-        "_CONFIG_DIR", "_DATA_DIR", "_RUNTIME_DIR", "LAB_SETTINGS_DIR", "LAB_WORKSPACES_DIR")}
-    log = open(tmp_path / "lab.log", "w")
-    server = subprocess.Popen(
-        [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-         "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"],
-        env={**os.environ, **own, "IPYTHONDIR": str(tmp_path / "ipython")}, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    try:
-        for _ in range(120):
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=2)
-                break
-            except OSError:
-                assert server.poll() is None, (tmp_path / "lab.log").read_text()
-                time.sleep(0.5)
-        yield folder, f"http://127.0.0.1:{port}/lab/tree/label.ipynb?token={token}"
-    finally:
-        os.killpg(server.pid, signal.SIGTERM)  # the server and its kernels: a session of their own
-        server.wait(20)
-        log.close()
-
-
-def run_cell(page, number):
-    "Focus the editor of a cell, run it, and wait until it has a number. A kernel that has just started may not have heard the first time."
-    cell = page.locator(".jp-Notebook .jp-CodeCell").nth(number)
-    prompt = cell.locator(".jp-InputPrompt")
-    before, end = prompt.inner_text(), time.monotonic() + 90
-    while time.monotonic() < end:
-        assert not page.locator(".jp-Dialog").count(), f"JupyterLab asks: {page.locator('.jp-Dialog').inner_text()}"
-        cell.locator(".cm-content").click()
-        page.keyboard.press("Shift+Enter")
-        page.wait_for_timeout(2000)
-        while (now := prompt.inner_text()).startswith("[*") and time.monotonic() < end:
-            page.wait_for_timeout(200)
-        if now != before and now.strip("[]: ").isdigit():
-            return
-    raise AssertionError(f"cell {number} did not run: {prompt.inner_text()}")
-
-
-def open_notebook(page, address):
-    page.goto(address)
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell .cm-content", timeout=60000)
-    end = time.monotonic() + 60
-    while not page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").count() and time.monotonic() < end:
-        if "Select Kernel" in "".join(page.locator(".jp-Dialog").all_inner_texts()):  # a server that is slow to list its kernels
-            page.locator(".jp-Dialog button").last.click()
-        page.wait_for_timeout(200)
+    "JupyterLab with the annotator's cells: folder and address."
+    with jupyterlab(tmp_path / "desk", CELLS) as address:
+        yield tmp_path / "desk", address
 
 
 class LabDesk(Desk):

@@ -2,19 +2,13 @@
 import json
 import math
 import os
-import secrets
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from browser import jupyterlab, open_notebook, press_run
 from stal_nb.errors import ConfigError
 from stal_nb.explore.uncertainty import EXPLORED, UncertaintyExplorer, likeliest, shade_scale
 from stal_nb.labels import CITYSCAPES, IGNORE, Sample
@@ -248,38 +242,9 @@ explorer
 
 @pytest.fixture
 def lab(tmp_path, project):
-    "JupyterLab on loopback with one notebook, a token and settings of its own: its address."
-    folder = tmp_path / "desk"
-    folder.mkdir()
-    source = CELL.format(tests=str(project / "tests")).strip()
-    cell = {"cell_type": "code", "id": "explorer", "metadata": {}, "source": source, "outputs": [], "execution_count": None}
-    metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-    (folder / "look.ipynb").write_text(json.dumps({"cells": [cell], "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    token = secrets.token_hex(16)
-    own = {f"JUPYTER{name}": str(tmp_path / name.lower()) for name in (
-        "_CONFIG_DIR", "_DATA_DIR", "_RUNTIME_DIR", "LAB_SETTINGS_DIR", "LAB_WORKSPACES_DIR")}
-    path = os.pathsep.join(filter(None, [str(project), os.environ.get("PYTHONPATH")]))
-    with open(tmp_path / "lab.log", "w") as log:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}",
-             "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"],
-            env={**os.environ, **own, "IPYTHONDIR": str(tmp_path / "ipython"), "PYTHONPATH": path}, cwd=folder, stdout=log, stderr=log,
-            start_new_session=True)
-        try:
-            for _ in range(120):
-                try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=2)
-                    break
-                except OSError:
-                    assert server.poll() is None, (tmp_path / "lab.log").read_text()
-                    time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}/lab/tree/look.ipynb?token={token}"
-        finally:
-            os.killpg(server.pid, signal.SIGTERM)  # the server and its kernels: a session of their own
-            server.wait(20)
+    "JupyterLab with the explorer's cell: its address."
+    with jupyterlab(tmp_path / "desk", [CELL.format(tests=str(project / "tests"))]) as address:
+        yield address
 
 
 PICTURES = """() => Object.fromEntries([...document.querySelectorAll('.stal-uncertainty canvas[data-panel]')].map(
@@ -296,12 +261,9 @@ SET = """async ([label, value]) => {  // what a person does to a control, and th
 
 
 def open_explorer(page, address):
-    page.goto(address)
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell .cm-content", timeout=60000)
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]", timeout=60000)
+    open_notebook(page, address)
     for _ in range(30):  # a kernel that has just started may not have heard the first time
-        page.locator(".jp-Notebook .jp-CodeCell .cm-content").first.click()
-        page.keyboard.press("Shift+Enter")
+        press_run(page, 0)
         try:
             return page.wait_for_selector(".stal-uncertainty[data-shown]", timeout=20000)
         except Exception:

@@ -6,7 +6,7 @@
 __all__ = ['COLOURS', 'read_results', 'differences', 'overview_figure', 'filter_figure', 'bank_figure', 'resized_labels',
            'labels_figure', 'invented_table', 'class_difference_figure', 'crop_figure', 'crop_table', 'count_gradients']
 
-# %% ../../nbs/explore/22_released_code.ipynb #74d51a19
+# %% ../../nbs/explore/22_released_code.ipynb #3eb8c6ea
 import json
 from pathlib import Path
 from typing import Sequence
@@ -17,7 +17,7 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from ..data import interpolate_ids
+from ..data import Window, interpolate_ids, nearest_index
 from .losses import View, chart, draw_contrast, kept_picture, panels, spotlight, verdict_picture
 from ..labels import CITYSCAPES, IGNORE
 from ..losses import contrastive_loss, pseudo_labels
@@ -106,12 +106,12 @@ def bank_figure(runs: pd.DataFrame) -> plt.Figure:
         chart(axis)
     return figure
 
-# %% ../../nbs/explore/22_released_code.ipynb #659228ea
+# %% ../../nbs/explore/22_released_code.ipynb #fec36968
 def resized_labels(
     labels: Tensor,  # (H,W)
     size: tuple[int, int],
 ) -> tuple[Tensor, Tensor]:  # nearest; bilinear
-    rows, columns = (((2 * torch.arange(n) + 1) * have) // (2 * n) for n, have in zip(size, labels.shape))
+    rows, columns = (nearest_index(Window(0, have, 0, n)) for n, have in zip(size, labels.shape))
     return labels[rows][:, columns], interpolate_ids(labels, size)
 
 
