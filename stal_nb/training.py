@@ -7,15 +7,16 @@ __all__ = ['ARCHITECTURES', 'DEPARTURES', 'MAX_SKIPS', 'TrainingConfig', 'StepPl
            'StepLoader', 'image_of', 'WithoutLabels', 'TrainingState', 'build_model', 'training_step', 'TeacherView',
            'teacher_view', 'contrast_step', 'poly_lr', 'resolve_device', 'StopRequested', 'GracefulStop',
            'checkpoint_tensors', 'checkpoint_bytes', 'save_checkpoint', 'check_checkpoint', 'load_checkpoint', 'Probe',
-           'make_accelerator', 'zero_momentum', 'StepUndo', 'memory_of', 'is_out_of_memory', 'memory_advice', 'as_line',
-           'as_row', 'board_opener', 'Trainer', 'predict_logits', 'same_size_batches', 'centre_crop', 'evaluate']
+           'in_background', 'make_accelerator', 'zero_momentum', 'StepUndo', 'memory_of', 'is_out_of_memory',
+           'memory_advice', 'as_line', 'as_row', 'board_opener', 'Trainer', 'predict_logits', 'same_size_batches',
+           'centre_crop', 'evaluate']
 
-# %% ../nbs/12_training.ipynb #02d36a55
+# %% ../nbs/12_training.ipynb #f91f116e
 from collections import defaultdict
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Callable, Iterator, NamedTuple, Sequence
@@ -720,8 +721,19 @@ class Probe:
                 "right/student": share(student.argmax(1) == labels, known),
                 "gap": (teacher.softmax(1) - student.softmax(1)).abs().sum(1).mean() / 2}  # total variation: 0 = the same, 1 = nothing in common
 
-# %% ../nbs/12_training.ipynb #2e2d4af5
-_WRITER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoints")  # writes files while training goes on
+# %% ../nbs/12_training.ipynb #d18056fb
+def in_background(work: Callable[[], Any]) -> Future:  # its result, or its error, once it is done
+    "Do some work in a thread made for it. (A pool of threads would be missing in a process that is forked later, as notebooks fork them.)"
+    done: Future = Future()
+
+    def run():
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="checkpoint").start()
+    return done
 
 
 def make_accelerator(config: TrainingConfig) -> Any:
@@ -850,7 +862,7 @@ def board_opener(
         raise ConfigError("tensorboard: found True, but TensorBoard is not installed; expected: pip install tensorboard") from None
     return lambda step: SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
-# %% ../nbs/12_training.ipynb #01295f1b
+# %% ../nbs/12_training.ipynb #7d60be49
 MAX_SKIPS = 20  # steps in a row that `bad_loss="skip"` passes over before it gives up
 
 
@@ -1236,9 +1248,11 @@ class Trainer:
             scaler = self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
             seconds = self.seconds + time.perf_counter() - self._mark[0]
             info = dict(step=self.step, stage=self.stage, rows=len(self.log), seconds=seconds, skipped=self.skipped, in_a_row=self.in_a_row, scaler=scaler)
-            self._writing = _WRITER.submit(self._write, self.step, tensors, info)
+            write = partial(self._write, self.step, tensors, info)
             if wait:
-                self._finish_writing()
+                write()
+            else:
+                self._writing = in_background(write)
 
     def _write(self, step: int, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         "Write a checkpoint, then remove those that are too old, and those of steps to come: training began anew behind them."
