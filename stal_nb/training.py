@@ -7,9 +7,9 @@ __all__ = ['ARCHITECTURES', 'DEPARTURES', 'MAX_SKIPS', 'TrainingConfig', 'StepPl
            'StepLoader', 'image_of', 'WithoutLabels', 'TrainingState', 'build_model', 'training_step', 'TeacherView',
            'teacher_view', 'contrast_step', 'poly_lr', 'resolve_device', 'StopRequested', 'GracefulStop',
            'checkpoint_tensors', 'checkpoint_bytes', 'save_checkpoint', 'check_checkpoint', 'load_checkpoint', 'Probe',
-           'in_background', 'make_accelerator', 'zero_momentum', 'StepUndo', 'memory_of', 'is_out_of_memory',
-           'memory_advice', 'as_line', 'as_row', 'board_opener', 'Trainer', 'predict_logits', 'same_size_batches',
-           'centre_crop', 'evaluate']
+           'in_background', 'undisturbed', 'make_accelerator', 'zero_momentum', 'StepUndo', 'memory_of',
+           'is_out_of_memory', 'memory_advice', 'as_line', 'as_row', 'board_opener', 'Trainer', 'predict_logits',
+           'same_size_batches', 'centre_crop', 'evaluate']
 
 # %% ../nbs/12_training.ipynb #f91f116e
 from collections import defaultdict
@@ -721,7 +721,7 @@ class Probe:
                 "right/student": share(student.argmax(1) == labels, known),
                 "gap": (teacher.softmax(1) - student.softmax(1)).abs().sum(1).mean() / 2}  # total variation: 0 = the same, 1 = nothing in common
 
-# %% ../nbs/12_training.ipynb #d18056fb
+# %% ../nbs/12_training.ipynb #bd95399d
 def in_background(work: Callable[[], Any]) -> Future:  # its result, or its error, once it is done
     "Do some work in a thread made for it. (A pool of threads would be missing in a process that is forked later, as notebooks fork them.)"
     done: Future = Future()
@@ -734,6 +734,12 @@ def in_background(work: Callable[[], Any]) -> Future:  # its result, or its erro
 
     threading.Thread(target=run, name="checkpoint").start()
     return done
+
+
+def undisturbed(worker: int) -> None:
+    "Signals that ask a run to stop often go to all of its processes. The main one decides; those that load images go on until they are let go."
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def make_accelerator(config: TrainingConfig) -> Any:
@@ -862,7 +868,7 @@ def board_opener(
         raise ConfigError("tensorboard: found True, but TensorBoard is not installed; expected: pip install tensorboard") from None
     return lambda step: SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
-# %% ../nbs/12_training.ipynb #7d60be49
+# %% ../nbs/12_training.ipynb #d43b481d
 MAX_SKIPS = 20  # steps in a row that `bad_loss="skip"` passes over before it gives up
 
 
@@ -954,7 +960,7 @@ class Trainer:
             queue: list[StepPlan] = []
             self._loading = queue, DataLoader(
                 self.loader, batch_size=None, sampler=queue, num_workers=self.config.workers, persistent_workers=self.config.workers > 0,
-                pin_memory=self.device.type == "cuda")
+                pin_memory=self.device.type == "cuda", worker_init_fn=undisturbed)
         queue, loader = self._loading
         queue[:] = plans
         for batch in loader:

@@ -54,10 +54,6 @@ def without_clock(rows):
     return [{k: v for k, v in row.items() if k not in CLOCK} for row in rows]
 
 
-def damaged(folder, number):
-    return f"progress-{number:06d}.safetensors: damaged"
-
-
 class Crash(Exception):
     "The end of a process, as far as a test in one process can have it."
 
@@ -126,7 +122,7 @@ def test_every_single_flipped_bit_of_a_header_and_random_ones_of_the_rest_are_se
     data, copy, before = file.read_bytes(), tmp_path / "flipped.safetensors", module.state_dict()
     header = 8 + int.from_bytes(data[:8], "little")
     rng = random.Random(0)
-    places = [*range(0, 8 * 120), *(rng.randrange(8 * header) for _ in range(800)), *(rng.randrange(8 * header, 8 * len(data)) for _ in range(800))]
+    places = [*range(0, 8 * 60), *(rng.randrange(8 * header) for _ in range(400)), *(rng.randrange(8 * header, 8 * len(data)) for _ in range(400))]
     for bit in places:
         changed = bytearray(data)
         changed[bit // 8] ^= 1 << bit % 8
@@ -198,11 +194,11 @@ def test_a_crash_between_two_checkpoints_changes_nothing_in_the_end(crashed, unb
 
 @pytest.mark.parametrize("changes", [dict(accumulate=2), dict(accumulate=2, bad_loss="skip", workers=1, checkpoint_every=3)])
 def test_that_holds_for_micro_batches_too(tmp_path, changes):
-    whole = new_trainer(num_steps=4, **changes)
+    whole = new_trainer(num_steps=5, **changes)
     whole.fit(bar=False)
     with pytest.raises(Crash):
-        new_trainer(tmp_path, num_steps=4, on_step=crash_at(3), **changes).fit(bar=False)
-    again = new_trainer(tmp_path, num_steps=4, **changes)
+        new_trainer(tmp_path, num_steps=5, on_step=crash_at(4), **changes).fit(bar=False)
+    again = new_trainer(tmp_path, num_steps=5, **changes)
     assert again.resume() and again.step == changes.get("checkpoint_every", 2)
     again.fit(bar=False)
     assert same(weights(again), weights(whole)) and without_clock(again.log) == without_clock(whole.log)
@@ -232,8 +228,10 @@ def test_with_no_usable_checkpoint_the_stage_begins_anew_and_that_is_said(crashe
         file.write_bytes(file.read_bytes()[:5000])
     again = new_trainer(crashed)
     before = weights(again)
-    with pytest.warns(UserWarning, match="found no usable checkpoint among 2 in .*; this stage begins anew"):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
         assert not again.resume()
+    assert [re.search("passed over|begins anew", str(w.message))[0] for w in said] == ["passed over", "passed over", "begins anew"]
     assert again.step == 0 and same(before, weights(again))
     again.fit(bar=False)
     assert same(weights(again), weights(unbroken))
@@ -335,7 +333,7 @@ def test_disk_full_while_saving_stops_with_the_checkpoint_before_intact(tmp_path
     disk = failing_disk(**failure, only=".tmp")
     trainer = new_trainer(tmp_path, on_step=on_step)
     try:
-        with pytest.raises(StoreError, match=r"progress-000004.safetensors: found '.+', expected to be able to write [\d,]{7,} bytes there; .*before is intact"):
+        with pytest.raises(StoreError, match=r"progress-000004.*: found '.+', expected to be able to write [\d,]{7,} bytes there; .*before is intact"):
             trainer.fit(bar=False)
     finally:
         disk.__exit__(None, None, None)
@@ -372,7 +370,7 @@ def test_a_bad_loss_stops_and_says_which_step_term_and_images(tmp_path, monkeypa
     assert error.ids["unlabelled"] == [TARGET.ids[i] for i in plan.unlabelled + plan.partner]
     assert all(v.isfinite().all() for v in trainer.state.student.parameters()), "the update did not happen"
     assert [f.name for f in trainer.checkpoints] == ["progress-000002.safetensors"]
-    assert [json.loads(line)["step"] for line in (tmp_path / "log.jsonl").read_text().splitlines()] == []
+    assert not (tmp_path / "log.jsonl").exists(), "no row was due before it"
     event = json.loads((tmp_path / "events.jsonl").read_text().splitlines()[-1])
     assert event["event"] == "bad step" and event["step"] == 3 and event["ids"] == error.ids
     monkeypatch.undo()
@@ -391,18 +389,22 @@ def test_an_image_with_a_nan_is_found(tmp_path):
     assert TARGET.ids[4] in caught.value.ids["unlabelled"] and caught.value.step <= 4  # four unlabelled images, two a step
 
 
+class Spike(torch.autograd.Function):
+    "A value whose gradient is much larger than it should be."
+
+    @staticmethod
+    def forward(context, x, factor):
+        context.factor = factor
+        return x.clone()
+
+    @staticmethod
+    def backward(context, slope):
+        return slope * context.factor, None
+
+
 def test_a_gradient_that_is_not_finite_is_a_bad_step_too(monkeypatch):
-    class Spike(torch.autograd.Function):
-        @staticmethod
-        def forward(_, x):
-            return x.clone()
-
-        @staticmethod
-        def backward(_, slope):
-            return slope * float("inf")
-
     real = training.supervised_loss
-    monkeypatch.setattr(training, "supervised_loss", lambda *a, **k: Spike.apply(real(*a, **k)))
+    monkeypatch.setattr(training, "supervised_loss", lambda *a, **k: Spike.apply(real(*a, **k), float("inf")))
     with pytest.raises(TrainingError, match="step 1 of 6: found a gradient not finite") as caught:
         new_trainer().fit(bar=False)
     assert caught.value.terms == ("gradient",)
@@ -484,18 +486,20 @@ def scaled(trainer, factor):
     return trainer
 
 
-def test_an_overflow_of_the_scaled_gradient_is_no_error_and_the_scale_is_saved(tmp_path, unbroken):
-    trainer = scaled(new_trainer(tmp_path, checkpoint_every=1), 3e38)
+def test_an_overflow_of_the_scaled_gradient_is_no_error_and_the_scale_is_saved(tmp_path, monkeypatch):
+    real = training.supervised_loss
+    monkeypatch.setattr(training, "supervised_loss", lambda *a, **k: Spike.apply(real(*a, **k), 1e6))
+    trainer = scaled(new_trainer(tmp_path, checkpoint_every=1), 2.0**120)
     trainer.plan_state = trainer.snapshot()
     start = weights(trainer)
     for batch in trainer.batches(0, 2):
         trainer.one_step(batch)
     assert all(torch.equal(start[k], v) for k, v in weights(trainer).items() if k.startswith("student") and "running" not in k and "tracked" not in k)
     trainer.check()
-    assert trainer.skipped == 0 and trainer.accelerator.scaler.get_scale() == pytest.approx(3e38 / 4)
+    assert trainer.skipped == 0 and trainer.accelerator.scaler.get_scale() == 2.0**118
     trainer.save()
     again = scaled(new_trainer(tmp_path), 2.0)
-    assert again.resume() and again.accelerator.scaler.get_scale() == pytest.approx(3e38 / 4)
+    assert again.resume() and again.accelerator.scaler.get_scale() == 2.0**118
 
 
 def test_a_scaled_step_is_the_plain_one_and_its_bad_loss_an_error(monkeypatch, unbroken):
@@ -639,6 +643,20 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path, number, unbroken):
     assert same(weights(again), weights(unbroken))
 
 
+def test_a_signal_to_all_processes_of_a_run_stops_it_as_well(tmp_path):
+    "As Slurm sends it: the loading processes get it, too."
+    def everybody(done, _):
+        if done == 3:
+            for worker in trainer._loading[1]._iterator._workers:
+                os.kill(worker.pid, signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer = new_trainer(tmp_path, workers=1, on_step=everybody)
+    with pytest.raises(StopRequested, match="after step 3"):
+        trainer.fit(bar=False)
+    assert trainer.saved_step == 3
+
+
 def test_a_second_signal_interrupts_at_once():
     with GracefulStop() as stop:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -732,7 +750,7 @@ def test_each_setting_of_the_network_reaches_it():
             return build_model(replace(config, **changes), 19)
 
     dilations = [m.dilation[0] for m in built(resnet, multi_grid=[1, 2, 4]).backbone.modules() if isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3)]
-    assert {2, 4, 8} <= set(dilations)
+    assert {4, 8} <= set(dilations)  # 2 x (1, 2, 4), where the first block of a stage still has the dilation before
     assert [b[0].dilation[0] for b in built(SMALL, aspp_dilations=[2, 5]).aspp.branches[1:]] == [2, 5]
     assert any(m.groups > 1 for m in built(SMALL).aspp.modules() if isinstance(m, nn.Conv2d))
     assert not any(m.groups > 1 for m in built(SMALL, separable=False).aspp.modules() if isinstance(m, nn.Conv2d))
@@ -765,7 +783,7 @@ def test_compiling_calls_the_compiled_student(monkeypatch):
 
 
 def one_of_two(rank, folder, port):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), OMP_NUM_THREADS="1")
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
     folder = Path(folder)
     opened = {"sync_batchnorm": False, "log_every": 2, "lambda_c": 0.0}  # and a head that gets no gradient
