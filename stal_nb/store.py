@@ -78,23 +78,24 @@ def temporary_name(
 def _machine() -> str:
     return f"{zlib.crc32(platform.node().encode()):08x}"
 
-# %% ../nbs/03_store.ipynb #2926df32
+# %% ../nbs/03_store.ipynb #10f458fb
 @contextmanager
 def replacing(
     path: str | Path,  # the file to replace, or to make; its folder is made
-    data: bytes,  # all of its new content
+    data: bytes | Sequence[bytes | memoryview],  # all of its new content, or its parts in order: a large file need not be put together in memory
 ) -> Iterator[Path]:  # the temporary file
     """Make `data` durable beside `path`, run the block, then let the new file take the name.
 
     Raises `StoreError` where the operating system refuses (full disk, read-only folder). The old file is then intact.
     """
-    path = Path(path)
+    path, parts = Path(path), [data] if isinstance(data, (bytes, bytearray, memoryview)) else data
     temporary = temporary_name(path)
     try:
         make_folder(path.parent)
         try:
             with open(temporary, "xb") as file:  # 1
-                file.write(data)
+                for part in parts:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())  # 2
             yield temporary
@@ -107,13 +108,13 @@ def replacing(
     except StoreError:
         raise
     except OSError as error:
-        raise StoreError(f"{path}: found '{error.strerror or error}', expected to be able to write {len(data):,} bytes there; "
+        raise StoreError(f"{path}: found '{error.strerror or error}', expected to be able to write {sum(map(len, parts)):,} bytes there; "
                          "what was saved before is intact") from error
 
 
 def atomic_write_bytes(
     path: str | Path,  # the file to replace, or to make; its folder is made
-    data: bytes,  # all of its new content
+    data: bytes | Sequence[bytes | memoryview],  # all of its new content, or its parts in order
 ) -> None:
     "Write a file whole or not at all; when this returns, it is on the disk. Raises `StoreError`; the old file is then intact."
     with replacing(path, data):
