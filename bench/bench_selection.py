@@ -95,7 +95,7 @@ def measure() -> list[dict]:
     def add(name: str, value: float, unit: str, limit: float | None, detail: str) -> None:
         results.append({"name": name, "value": round(value, 3), "unit": unit, "limit": limit, "detail": detail})
 
-    for size, length, batch, limit in (((128, 256), 48, 8, 1.2), ((512, 1024), 4, 1, 1.1)):
+    for size, length, batch, limit in (((128, 256), 48, 8, 1.2), ((512, 1024), 8, 1, 1.1)):
         ratio, whole, forward = scoring_ratio(size, length, batch)
         add(
             f"scoring pass ÷ forward, {size[0]}×{size[1]}",

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'LOCK_SECONDS', 'Found', 'sync_folder', 'make_folder', 'temporary_name', 'replacing',
-           'atomic_write_bytes', 'remove_leftovers', 'atomic_write_json', 'name_of_id', 'id_of_name', 'checked_label',
-           'encode_label', 'decode_label', 'append_line', 'read_lines', 'read_log', 'make_record', 'StaleLabelError',
-           'LabelStore', 'runs_of', 'pack_counts', 'unpack_counts', 'rle_encode', 'rle_decode', 'import_labels',
-           'cityscapes_labels', 'coloured_labels', 'ids_of_colours', 'coco_labels', 'polygon_mask', 'export_cityscapes',
-           'export_coloured', 'export_coco']
+           'atomic_write_bytes', 'is_running', 'remove_leftovers', 'atomic_write_json', 'name_of_id', 'id_of_name',
+           'checked_label', 'encode_label', 'decode_label', 'append_line', 'read_lines', 'read_log', 'make_record',
+           'StaleLabelError', 'LabelStore', 'runs_of', 'pack_counts', 'unpack_counts', 'rle_encode', 'rle_decode',
+           'import_labels', 'cityscapes_labels', 'coloured_labels', 'ids_of_colours', 'coco_labels', 'polygon_mask',
+           'export_cityscapes', 'export_coloured', 'export_coco']
 
 # %% ../nbs/03_store.ipynb #4bda976d
 from contextlib import contextmanager, suppress
@@ -124,7 +124,7 @@ def atomic_write_bytes(
 _TEMPORARY = re.compile(r"\..*\.([0-9a-f]{8})-(\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     if os.name == "nt":
         return True  # not asked there: only age counts
     try:
@@ -151,7 +151,7 @@ def remove_leftovers(
     for file in (Path(inside, name) for inside, folders, names in walk if _not_old(folders) for name in names if name.endswith(".tmp")):
         owner = _TEMPORARY.fullmatch(file.name)
         with suppress(OSError):
-            if owner and (owner[1] == _machine() and not _is_running(int(owner[2])) or time.time() - file.stat().st_mtime > older_than):
+            if owner and (owner[1] == _machine() and not is_running(int(owner[2])) or time.time() - file.stat().st_mtime > older_than):
                 file.unlink()
                 removed.append(file)
     return removed

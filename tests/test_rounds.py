@@ -674,10 +674,13 @@ def test_an_annotator_that_knows_masks_is_asked_for_the_mask_alone():
 
 def test_a_run_may_score_the_centre_alone(finished):
     cropped = Run(finished.path, replace(finished.config, eval_crop=(32, 32)))
-    teacher = cropped.model_after("round 1")
-    expected = evaluate(teacher, cropped.data.val, cropped.data.label_space, bar=False, crop=(32, 32)).miou
-    assert cropped._measure(teacher, "test")["miou"] == pytest.approx(expected, abs=1e-3)
-    assert cropped._measure(teacher, "test") != finished._measure(finished.model_after("round 1"), "test")
+    cropped.bar = False
+    state = cropped.state_after("round 1")
+    found = cropped._measure(state, "test")
+    for network, score in ((state.teacher, found["miou"]), (state.student, found["student"]["miou"])):
+        expected = evaluate(network, cropped.data.val, cropped.data.label_space, bar=False, crop=(32, 32)).miou
+        assert score == pytest.approx(expected, abs=1e-3)
+    assert found != finished._measure(state, "test")
     assert Config.from_dict({**finished.config.to_dict(), "eval_crop": [32, 32]}).eval_crop == (32, 32)
 
 
