@@ -42,7 +42,7 @@ try:  # torchvision 0.29 announces that its decoders will move to torchcodec; wi
 except ImportError:
     ImageReadMode = decode_image = None
 
-# %% ../nbs/02_data.ipynb #45d01b31
+# %% ../nbs/02_data.ipynb #0706c4f6
 PNG_SIGNATURE, JPEG_SIGNATURE = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 
 
@@ -104,9 +104,9 @@ def _decode(data: bytes, path: str | Path, rawmode: str | None = None) -> Image.
     try:
         picture = Image.open(io.BytesIO(data), formats=(kind,))
         if rawmode:
-            picture.tile = [tile._replace(args=rawmode) for tile in picture.tile]
+            picture.tile = [(*tile[:3], rawmode) for tile in picture.tile]
         picture.load()
-        if kind == "PNG" and picture.crop((0, picture.height - 1, picture.width, picture.height)).getbbox(alpha_only=False) is None:
+        if kind == "PNG" and not np.any(np.asarray(picture.crop((0, picture.height - 1, picture.width, picture.height)))):
             _check_pixel_count(data)  # a last row of zeros is either in the file, or Pillow's way to fill in what is not
         return ImageOps.exif_transpose(picture)
     except Exception as error:  # Pillow raises many kinds
@@ -251,7 +251,7 @@ def write_sample(
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(array).save(file, **options)
 
-# %% ../nbs/02_data.ipynb #374a2b5d
+# %% ../nbs/02_data.ipynb #2ac07148
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
 OTHER_PICTURES = (".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif", ".heic", ".ppm", ".jp2")  # refused rather than passed over
 
@@ -270,17 +270,18 @@ def find_files(
         seen.add(os.path.realpath(place))
         inner = {f: os.path.realpath(os.path.join(place, f)) for f in sorted(folders) if not f.startswith(".")}
         folders[:] = [f for f, real in inner.items() if real != leave and real not in seen]  # a link back up is not followed
+        folder, inside = Path(place), Path(os.path.relpath(place, root)).as_posix()
         for name in sorted(n for n in names if not n.startswith(".")):
-            file = Path(place, name)
-            if file.suffix.lower() in OTHER_PICTURES:
-                raise DataError(f"{file}: found a {file.suffix} picture, expected {_list(suffixes)} files (convert it, or move it away)")
-            if file.suffix.lower() not in suffixes:
+            stem, suffix = os.path.splitext(name)
+            if suffix.lower() in OTHER_PICTURES:
+                raise DataError(f"{folder / name}: found a {suffix} picture, expected {_list(suffixes)} files (convert it, or move it away)")
+            if suffix.lower() not in suffixes:
                 others.append(name)
                 continue
-            id = file.relative_to(root).with_suffix("").as_posix()
+            id = stem if inside == "." else f"{inside}/{stem}"
             if id in found:
                 raise DataError(f"{root}: found {found[id].name} and {name}, expected one file with the id {id!r}")
-            found[id] = file
+            found[id] = folder / name
     if not found:
         rest = f" ({len(others)} other files, such as {others[0]})" if others else ""
         raise DataError(f"{root}: found no {_list(suffixes)} file{rest}, expected at least one")

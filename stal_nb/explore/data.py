@@ -239,13 +239,16 @@ def refusal(
         return f"{type(error).__name__}: {str(error).replace(str(hide) + '/', '').replace(str(hide), '.')}"
     return "no error"
 
-# %% ../../nbs/explore/02_data.ipynb #22b05341
+# %% ../../nbs/explore/02_data.ipynb #1419c348
 def class_histogram(
-    checks: dict[str, DataCheck],  # title -> what `check_dataset` found; all in one label space
+    checks: dict[str, DataCheck],  # title -> what `check_dataset` found
 ) -> go.Figure:
-    "Share of the labelled pixels that each class has, one group of bars a data set; a single data set in the colours of its classes."
+    """Share of the labelled pixels that each class has, one group of bars a data set; a single data set in the colours of its classes.
+    A data set without labels has no bars."""
     figure = go.Figure()
     for title, check in checks.items():
+        if check.pixels is None:
+            continue
         share = (100 * check.pixels.double() / check.pixels.sum().clamp(min=1)).numpy()
         colours = ["rgb({},{},{})".format(*map(int, colour)) for colour in check.label_space.palette] if len(checks) == 1 else None
         figure.add_bar(name=title, x=list(check.label_space.classes), y=np.where(share > 0, share, np.nan), marker=dict(color=colours, line=dict(color="#555", width=0.5)),
