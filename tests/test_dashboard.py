@@ -3,6 +3,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,10 +17,11 @@ import pytest
 from browser import jupyterlab, open_notebook, run_cell
 from stal_nb.errors import AwaitingLabels, ConfigError, StalError, StoreError
 from stal_nb.explore import dashboard as d
-from stal_nb.explore.dashboard import Curve, RunDashboard, RunFolder, Status, Tail, dashboard_picture, duration, pause, plan_table, query_thumbnails, start
+from stal_nb.explore.dashboard import (
+    Curve, RunDashboard, RunFolder, Status, Tail, dashboard_picture, duration, pause, plan_table, query_thumbnails, saved_step, start)
 from stal_nb.labels import CITYSCAPES
 from stal_nb.rounds import Run
-from tiny import tiny
+from tiny import TINY, tiny
 
 CLASSES = CITYSCAPES.classes
 
@@ -169,7 +171,8 @@ def test_finished_stages_come_from_their_tables_and_lie_one_after_the_other(fold
     write(folder / "rounds/01/log.jsonl", json.dumps(row(2)) + "\n")
     found = looked(folder)
     assert found.series(["L_s"])[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 8]  # 3 steps each, as measured; then step 2 of round 1
-    assert [(r["name"], r["labelled"], r["miou"], r["student"]) for r in found.view()["results"]] == [("source only", 0, 11.0, 10.0), ("round 0", 1, 20.0, 19.0)]
+    results = [(r["name"], r["labelled"], r["miou"], r["student"]) for r in found.view()["results"]]
+    assert results == [("source only", 0, 11.0, 10.0), ("round 0", 1, 20.0, 19.0)]
     assert found.series(["L_s"], most=3)[-1, 0] == 8  # thinned, the newest stays
 
 
@@ -204,8 +207,12 @@ def test_odd_entries_of_the_status_are_left_out(folder):
 
 def test_the_time_left_is_shared_between_stages(folder):
     trained(folder)
+    for name in ("query", "labelled"):
+        write(folder / f"rounds/00/{name}.json", {"ids": ["a"]})
     status(folder, step=2, steps=4, seconds_left=100.0)  # 2 steps of this stage and 3 of round 1 are left
-    tiles = dict(looked(folder).view()["tiles"])
+    view = looked(folder).view()
+    tiles = dict(view["tiles"])
+    assert (view["stage"], view["step"], view["steps"]) == ("round 0: train", 2, 4)
     assert tiles["left in this stage"] == "40 s" and tiles["training left"] == "2 min"
 
 
@@ -247,6 +254,16 @@ def test_a_killed_process_is_noticed_and_resume_says_where(folder, sleeper):
     assert "resume continues with stage 'round 0: train'" in looked(folder).state[1]
 
 
+def test_a_process_between_two_stages_is_at_work(folder, sleeper):
+    "`status.json` says 'stopped' at the end of each stage; a notebook that stays open after its last cell is not at work."
+    status(folder, state="stopped", pid=sleeper.pid)
+    assert looked(folder).state[0] == "running"
+    status(folder, state="stopped", pid=sleeper.pid, updated=time.time() + 1)
+    assert looked(folder).state[0] == "running"
+    status(folder, state="stopped", pid=os.getpid())
+    assert looked(folder).state[0] == "stopped"
+
+
 def test_another_process_with_the_same_number_is_not_taken_for_it(folder, sleeper):
     status(folder, pid=sleeper.pid, updated=time.time() - 3600)
     assert looked(folder).state[0] == "stopped"
@@ -270,7 +287,8 @@ def test_states_that_need_a_person(folder):
     status(folder, state="failed", message="OutOfMemoryError: smaller crop")
     write(folder / "console.log", "\n".join(f"line {k}" for k in range(100)) + "\nbar 1\rbar 2\n")
     view = looked(folder).view()
-    assert view["state"] == "failed" and view["message"] == "OutOfMemoryError: smaller crop" and view["console"][-2:] == ["line 99", "bar 2"] and len(view["console"]) == 20
+    assert view["state"] == "failed" and view["message"] == "OutOfMemoryError: smaller crop"
+    assert view["console"][-2:] == ["line 99", "bar 2"] and len(view["console"]) == 20
     status(folder, state="stopped")
     assert looked(folder).view()["console"] == [] and looked(folder).state[0] == "stopped"
 
@@ -340,10 +358,10 @@ def test_a_process_that_refuses_is_reported_with_its_last_words(folder):
 
 
 def test_waiting_has_an_end(folder, sleeper):
-    status(folder, pid=sleeper.pid)
+    status(folder, stage="source", pid=sleeper.pid)
     board = RunDashboard(folder, pictures=0)
     try:
-        with pytest.raises(TimeoutError, match="still running in stage 'round 0: train'"):
+        with pytest.raises(TimeoutError, match="still running in stage 'source'"):
             board.wait(timeout=0.3, say=None)
         with pytest.raises(ConfigError, match="expected one of source, round 0: query"):
             board.wait(until="round 9")
@@ -404,3 +422,107 @@ def test_durations_and_plans_are_in_people_s_units():
     plan = {"seconds": 3000.0, "stages": [{"stage": "warm-up", "labelled": 30, "steps": 1000, "epochs": 2.5, "seconds": 3000.0}]}
     table = plan_table(plan)
     assert table.loc["warm-up"].tolist() == ["30", "1,000", "2.5", "about 50 min"] and table.loc["all", "steps"] == "1,000"
+
+
+# -- JupyterLab ------------------------------------------------------------------------------------------------------------------------
+
+LONGER = {"source_steps": 100, "round_steps": [12, 8], "checkpoint_every": 25}
+CELLS = ["""
+import sys
+sys.path.insert(0, {tests!r})
+from stal_nb.explore.dashboard import RunDashboard
+from stal_nb.rounds import Run
+from tiny import tiny
+run = Run.create(tiny(**{longer!r}), "here")
+dashboard = RunDashboard(run, {{"all labels": 33.3}}, every=0.5)
+dashboard
+""", "print('the kernel', 'answers', 6 * 7)", """
+other = RunDashboard("shell", every=0.5)
+other
+"""]
+
+
+class Board:
+    "What a person sees of the dashboard in a cell."
+
+    def __init__(self, page, cell):
+        self.page, self.root = page, page.locator(".jp-Notebook .jp-CodeCell").nth(cell).locator(".stal-dash")
+
+    @property
+    def state(self):
+        return self.root.locator(".stal-pill").inner_text()
+
+    @property
+    def step(self):
+        found = re.search(r"step ([\d,]+) of", self.root.locator(".stal-where").inner_text())
+        return int(found[1].replace(",", "")) if found else 0
+
+    def press(self, name):
+        self.root.get_by_role("button", name=name, exact=True).click(timeout=30_000)
+
+    def wait(self, *states, step=0, seconds=150):
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if self.state in states and self.step >= step:
+                return
+            self.page.wait_for_timeout(100)
+        raise AssertionError(f"{self.state} at {self.step}, expected {states}: {self.root.inner_text()}")
+
+
+def on_the_command_line(folder, *words, **options):
+    return subprocess.Popen([sys.executable, "-m", "stal_nb", *words, "--no-bar"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
+
+
+def test_a_person_starts_pauses_and_resumes_in_jupyterlab(tmp_path, new_page):
+    "A run of the notebook goes on in the shell, one of the shell in the notebook; the kernel is free meanwhile."
+    tests = os.path.dirname(os.path.abspath(__file__))
+    with jupyterlab(tmp_path / "desk", [source.format(tests=tests, longer=LONGER) for source in CELLS]) as address:
+        page, desk = new_page(1300, 1700), tmp_path / "desk"
+        try:
+            open_notebook(page, address)
+            run_cell(page, 0)
+            here = Board(page, 0)
+            here.root.wait_for(timeout=60_000)
+            assert here.state == "not started" and here.root.get_by_role("button", name="Pause").is_disabled()
+
+            here.press("Start")
+            here.wait("running", step=12)
+            page.wait_for_function("document.querySelectorAll('.stal-dash figure path[d]').length > 10")  # losses and sampling probabilities
+            before = here.step
+            run_cell(page, 1)
+            page.wait_for_function("document.querySelector('.jp-Notebook').textContent.includes('the kernel answers 42')", timeout=20_000)
+            assert here.state == "running" and "left in this stage" in here.root.inner_text()
+
+            here.press("Pause")
+            here.wait("stopped", seconds=60)
+            assert before <= here.step < 100 and not (desk / "here/source/metrics.json").exists()
+            assert here.step == saved_step(desk / "here/source")
+
+            shell = on_the_command_line(desk, "resume", "here")  # begun in the notebook, continued in the shell
+            here.wait("running", step=here.step + 1, seconds=60)
+            assert shell.poll() is None
+            here.wait("complete")
+            assert shell.wait(60) == 0
+            page.wait_for_timeout(1500)
+            shown = here.root.inner_text()
+            summary = json.loads((desk / "here/summary.json").read_text())
+            assert all(f"{r['miou']:.1f}" in shown for r in [summary["source_only"], *summary["rounds"]]) and "all labels 33.3" in shown
+            assert here.root.locator(".stal-shots img").count() == 4 and "Round 1 asked for 2 of 9" in shown  # two images and their maps
+
+            words = [f"--set={key}={json.dumps(value)}" for key, value in {**TINY, **LONGER}.items()]
+            shell = on_the_command_line(desk, "run", "--out", "shell", *words)  # begun in the shell, continued in the notebook
+            while not (desk / "shell/config.json").exists():
+                assert shell.poll() is None
+                time.sleep(0.1)
+            run_cell(page, 2)
+            there = Board(page, 2)
+            there.wait("running", step=5, seconds=60)
+            there.press("Pause")
+            assert shell.wait(60) == 130
+            there.wait("stopped", seconds=30)
+            there.press("Resume")
+            there.wait("complete")
+            assert page.evaluate("document.querySelectorAll('.stal-dash *').length") < 4000
+            assert not page.problems
+        finally:
+            page.screenshot(path=os.environ.get("DASHBOARD_PICTURE") or str(tmp_path / "end.png"))

@@ -89,7 +89,7 @@ class Chart {
       this.svg.append(draw("line", { class: "stal-grid", x1: this.left, x2: this.width - this.right, y1: this.y(v), y2: this.y(v) }),
         draw("text", { x: this.left - 6, y: this.y(v) + 4, "text-anchor": "end" }, short(v)));
     }
-    for (const v of xTicks ?? ticks(...x, Math.max(3, Math.floor(inner / 90)))) {
+    for (const v of xTicks ?? ticks(...x, Math.max(4, Math.floor(inner / 90)))) {
       this.svg.append(draw("text", { x: this.x(v), y: this.height - this.bottom + 15, "text-anchor": "middle" }, short(v)));
     }
     this.svg.append(draw("line", { class: "stal-axis", x1: this.left, x2: this.width - this.right, y1: this.height - this.bottom, y2: this.height - this.bottom }),
@@ -220,7 +220,7 @@ class Histogram extends Chart {
       bar(left[i], 0, "#9aa5b1");
       bar(chosen[i], left[i], "#c0392b");
     });
-    this.read.replaceChildren(`images, by '${strategy}'`, make("i", { style: { background: "#c0392b" } }), "asked for", make("i", { style: { background: "#9aa5b1" } }), "not");
+    this.read.replaceChildren(`by '${strategy}'`, make("i", { style: { background: "#c0392b" } }), "asked for", make("i", { style: { background: "#9aa5b1" } }), "not");
   }
 }
 
