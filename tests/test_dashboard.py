@@ -19,8 +19,9 @@ from stal_nb.errors import AwaitingLabels, ConfigError, StalError, StoreError
 from stal_nb.explore import dashboard as d
 from stal_nb.explore.dashboard import (
     Curve, RunDashboard, RunFolder, Status, Tail, dashboard_picture, duration, pause, plan_table, query_thumbnails, saved_step, start)
+from stal_nb.explore.rounds import RunForm, preset_table
 from stal_nb.labels import CITYSCAPES
-from stal_nb.rounds import Run
+from stal_nb.rounds import PRESETS, Run
 from tiny import TINY, tiny
 
 CLASSES = CITYSCAPES.classes
@@ -526,3 +527,37 @@ def test_a_person_starts_pauses_and_resumes_in_jupyterlab(tmp_path, new_page):
             assert not page.problems
         finally:
             page.screenshot(path=os.environ.get("DASHBOARD_PICTURE") or str(tmp_path / "end.png"))
+
+
+# -- choosing what to run ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_form_offers_every_preset_and_asks_for_the_folders_it_reads(tmp_path, monkeypatch):
+    monkeypatch.setitem(PRESETS, "mine", {**PRESETS["demo"], "source_images": 7})
+    monkeypatch.setitem(PRESETS, "paper", {**PRESETS["demo"], "data": "cityscapes", "source": "gta5"})
+    form = RunForm("mine", folder=str(tmp_path / "run"))
+    assert form.preset.options == tuple(PRESETS) and form.root.disabled and form.source_root.disabled
+    assert form.message.value.startswith("7 source, 400 target and 100 validation images; 150 + 150 + 150 steps; 4 then 20")
+    form.preset.value = "paper"
+    assert not form.root.disabled and not form.source_root.disabled and "#b00020" in form.message.value and form.button.disabled
+    form.preset.value = "camvid"
+    assert not form.root.disabled and form.source_root.disabled and form.button.disabled
+    form.root.value = str(tmp_path / "<nowhere>")
+    assert "&lt;nowhere&gt;" in form.message.value and form.button.disabled
+
+
+def test_the_form_creates_a_run_and_shows_it(tmp_path):
+    form = RunForm(folder=str(tmp_path / "run"))
+    form.person.value = True
+    form.button.click()
+    board = form.dashboard.children[0]
+    assert board.panel.view["state"] == "new" and json.loads((tmp_path / "run/config.json").read_text())["annotator"] == "person"
+    form.seed.value = 5
+    form.button.click()  # the folder belongs to another configuration
+    assert "seed" in form.message.value and form.dashboard.children == ()
+    assert board._closed.is_set()
+
+
+def test_every_preset_is_in_the_table():
+    table = preset_table()
+    assert table.index.tolist() == list(PRESETS) and table.loc["demo", "labels bought in all"] == "1 %, 5 %"

@@ -193,7 +193,7 @@ def saved_step(
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
-# %% ../../nbs/explore/20_dashboard.ipynb #fd3f817c
+# %% ../../nbs/explore/20_dashboard.ipynb #9fbe0fc6
 PAPER = {  # mIoU as published: DeepLab v3+ with ResNet-101, trained on the full data; labelled images -> percent
     "gta5": {"paper, GTA5": [(30, 70.0), (65, 75.0), (150, 76.1)], "RIPU, 5 %": [(149, 71.2)]},
     "synthia": {"paper, SYNTHIA": [(30, 73.2), (65, 76.0), (150, 76.6)]},
@@ -207,7 +207,7 @@ def paper_figures(
     return PAPER.get(config.get("source"), {}) if config.get("data") == "cityscapes" else {}
 
 
-WORDS = {"source": "source model", "query": "ask", "label": "label", "train": "learn", "summary": "report"}
+WORDS = {"source": "source", "query": "ask", "label": "label", "train": "learn", "summary": "report"}
 
 
 MANY = 300  # ids of images that wait for labels shown at most
@@ -318,10 +318,12 @@ class RunFolder:
         if (fresh or status.state in ("", "failed")) and code not in (None, 0, 2, 130):
             return "failed", status.message if status.state == "failed" and not fresh else (self.console(1) or [f"The process ended with status {code}."])[0]
         if self.awaiting_stage:
-            return "awaiting labels", f"Round {self.awaiting_stage[1]} asks for labels. They are kept one by one, and there is no hurry: close everything and come back any day."
+            return "awaiting labels", (f"Round {self.awaiting_stage[1]} asks for labels. They are kept one by one, and there is no hurry: "
+                                       "close everything and come back any day.")
         if status.state == "running" and not status.here:
             minutes = (time.time() - status.updated) / 60
-            return "silent", f"No word from {status.host} for {minutes:.0f} minutes: its process was stopped, or the machine cannot be reached. Resume only if it is gone."
+            return "silent", (f"No word from {status.host} for {minutes:.0f} minutes: its process was stopped, or the machine cannot be reached. "
+                              "Resume only if it is gone.")
         if status.state == "failed":
             return "failed", status.message or "The process failed; its last words are below."
         if status.state == "running":
@@ -429,9 +431,11 @@ class RunFolder:
         colours = class_colours(_space_of(classes))
         return {
             "name": config.get("name", ""), "folder": str(self.path), "state": state, "message": message,
-            "about": [f"{config.get('backbone', '')}, data {config.get('data', '')}, strategy {config.get('strategy', '')}, seed {config.get('seed', '')}"] if config else [],
+            "about": ", ".join(f"{word}{config[key]}" for word, key in (("", "backbone"), ("data ", "data"), ("strategy ", "strategy"), ("seed ", "seed"))
+                               if key in config),
             "stages": [{"name": name, "text": WORDS[name.rpartition(" ")[2]], "group": name.partition(":")[0] if ":" in name else "",
-                        "is": "done" if file.exists() else "now" if name == stage else "ahead"} for name, file in (self.run.products.items() if self.run else ())],
+                        "is": "done" if file.exists() else "now" if name == stage else "ahead"}
+                       for name, file in (self.run.products.items() if self.run else ())],
             "stage": stage or "", "step": step, "steps": steps,
             "can": {"start": state in ("new", "stopped", "failed", "awaiting labels", "silent") and bool(self.run), "pause": state == "running" and status.here,
                     "label": state == "awaiting labels", "again": state != "new"},
@@ -442,7 +446,8 @@ class RunFolder:
             "classes": classes, "colours": [colours.get(name, "#888") for name in classes],
             "sampling": [newest.get(f"sampling/{name}") for name in classes], "bank": [newest.get(f"bank/{name}") for name in classes],
             "capacity": list(capacity) if isinstance(capacity, (list, tuple)) else [capacity] * len(classes),
-            "query": query, "awaiting": {"images": len(waiting), "done": sum(w["done"] for w in waiting), "first": waiting[:MANY]}, "console": self.console() if state == "failed" else [],
+            "query": query, "awaiting": {"images": len(waiting), "done": sum(w["done"] for w in waiting), "first": waiting[:MANY]},
+            "console": self.console() if state == "failed" else [],
         }
 
     def _reached(self, stage: str | None) -> int:
@@ -485,7 +490,7 @@ class RunFolder:
             if query.get("ids"):
                 if self._changed(folder / "scores.csv") or self._pool[0] != number:
                     self._pool = number, _histogram(folder / "scores.csv", query["ids"])
-                return {"round": number, "strategy": query.get("strategy", ""), "asked": len(query["ids"]), "unit": query.get("unit", "images"), **self._pool[1]}
+                return {"round": number, "strategy": query.get("strategy", ""), "asked": len(query["ids"]), **self._pool[1]}
         return {}
 
 
@@ -526,13 +531,14 @@ def duration(seconds: float) -> str:
         return f"{hours} h {minutes} min"
     return f"{hours // 24} d {hours % 24} h"
 
-# %% ../../nbs/explore/20_dashboard.ipynb #f823b9ef
-LAUNCH = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"  # kernels ignore SIGINT, and children inherit that
+# %% ../../nbs/explore/20_dashboard.ipynb #cdfd64b3
+# Kernels ignore SIGINT between cells, and a child inherits that.
+LAUNCH = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
 
 
 def start(
     path: str | Path,  # a run's folder, with its config.json
-    launcher: Sequence[str] = (),  # what stands before `-m stal_nb resume`; () = this Python. ("accelerate", "launch", "--multi_gpu") = all GPUs of this machine
+    launcher: Sequence[str] = (),  # what stands before `-m stal_nb resume`; () = this Python, ("accelerate", "launch", "--multi_gpu") = all GPUs here
 ) -> subprocess.Popen:  # it goes on when this process ends
     """Start or resume a run as a process of its own; its words go to `console.log` in the folder.
 
@@ -560,14 +566,15 @@ def pause(
     if not status.alive:
         return False
     if not status.here:
-        raise ConfigError(f"run {path}: found process {status.pid} at work on {status.host}, expected one of this machine ({socket.gethostname()}); send it SIGINT there")
+        raise ConfigError(f"run {path}: found process {status.pid} at work on {status.host}, expected one of this machine ({socket.gethostname()}); "
+                          "send it SIGINT there")
     try:
         os.kill(status.pid, signal.SIGINT)
     except OSError:
         return False
     return True
 
-# %% ../../nbs/explore/20_dashboard.ipynb #d465e0f6
+# %% ../../nbs/explore/20_dashboard.ipynb #1b610900
 class DashboardPanel(anywidget.AnyWidget):
     "The page side: shows what `RunDashboard` hands over, and says which button was pressed."
 
@@ -601,7 +608,7 @@ class RunDashboard(ipywidgets.VBox):
         if self.folder.run is None:
             raise StoreError(self.folder.problem)
         self.panel = DashboardPanel()
-        self._views, self._told, self._stamp, self._shown = set(), set(), None, None
+        self._views, self._told, self._stamp, self._shown, self._noticed = set(), set(), None, None, ""
         super().__init__([self.panel])
         self.panel.on_msg(lambda _, content, buffers: self.receive(content))
         self.refresh()
@@ -617,10 +624,16 @@ class RunDashboard(ipywidgets.VBox):
             view = self.folder.view(self.reference)
             if view != self.panel.view:
                 self.panel.view = view
+            if view["state"] != self._noticed and self.panel.notice:
+                self.panel.notice = ""
             stamp = [(name, len(curve.rows), curve.last.get("step")) for name, curve in self.folder.curves.items()]
             if stamp != self._stamp:
                 self._stamp, self.panel.curves = stamp, curves_of(self.folder)
             return view
+
+    def _say(self, text: str) -> None:
+        "A notice, until the state of the run changes."
+        self._noticed, self.panel.notice = self.panel.view["state"], text
 
     def _poll(self) -> None:
         while not self._closed.is_set():
@@ -668,28 +681,29 @@ class RunDashboard(ipywidgets.VBox):
             try:
                 {"start": self.start, "pause": self.pause, "label": self.annotate}[kind]()
             except (StalError, OSError) as error:
-                self.panel.notice = str(error)
+                self._say(str(error))
 
     def start(self) -> None:
         "Start or resume the run as a process of its own. One that works already, or a complete run, is left alone."
         state = self.refresh()["state"]
-        self.panel.notice = {"running": "It runs already.", "starting": "It runs already.", "complete": "This run is complete."}.get(state, "")
-        if not self.panel.notice:
+        why_not = {"running": "It runs already.", "starting": "It runs already.", "complete": "This run is complete."}.get(state, "")
+        self._say(why_not)
+        if not why_not:
             self.folder.child = start(self.folder.path, self.launcher)
             self.refresh()
 
     def pause(self) -> bool:  # False if no process works in the folder
         "Ask the process to stop; the step at work is finished and saved. Raises `ConfigError` if it is one of another machine."
         asked = pause(self.folder.path)
-        self.panel.notice = "Pausing: the step at work is finished and saved." if asked else "No process works in this folder."
+        self._say("Pausing: the step at work is finished and saved." if asked else "No process works in this folder.")
         return asked
 
     def annotate(self, **options: Any):  # the annotator
         "Show the annotator with the images that the run waits for, below the dashboard. Raises `ConfigError` if it waits for nobody."
-        self.panel.notice = "Loading the images and the network that asked for them …"
+        self._say("Loading the images and the network that asked for them …")
         annotator = Run.open(self.folder.path).annotate(**options)
         self.children = [self.panel, annotator]
-        self.panel.notice = "When all are done, press Resume."
+        self._say("When all are done, press Resume.")
         return annotator
 
     def wait(
@@ -765,7 +779,7 @@ def query_thumbnails(
         items.append(item)
     return {"round": number, "items": items}
 
-# %% ../../nbs/explore/20_dashboard.ipynb #37a18a8b
+# %% ../../nbs/explore/20_dashboard.ipynb #122b1f04
 STATE_COLOURS = {"running": "#1b7f3b", "starting": "#1b7f3b", "complete": "#175cd3", "awaiting labels": "#b54708", "failed": "#b42318", "silent": "#b54708"}
 
 
@@ -778,7 +792,7 @@ def dashboard_picture(
     folder = run if isinstance(run, RunFolder) else RunFolder(run.path if isinstance(run, Run) else Path(run))
     folder.look()
     view, items = folder.view(reference), (pictures or {}).get("items", [])
-    heights = (0.95, 3, 3.7, 2.3)[: 4 if view["query"] and items else 3]
+    heights = (1.15, 3, 3.7, 2.3)[: 4 if view["query"] and items else 3]
     figure = plt.figure(figsize=(13, 1.13 * sum(heights)), dpi=80, layout="constrained")
     top, middle, bottom, *last = figure.subfigures(len(heights), 1, height_ratios=heights)
     if last:
@@ -797,11 +811,12 @@ def dashboard_picture(
 
 def _draw_head(figure, view: dict) -> None:
     colour = STATE_COLOURS.get(view["state"], "#475467")
-    figure.text(0.012, 0.82, f" {view['state']} ", color="white", fontsize=12, weight="bold", va="center", bbox=dict(facecolor=colour, edgecolor="none", boxstyle="round,pad=0.3"))
+    box = dict(facecolor=colour, edgecolor="none", boxstyle="round,pad=0.35")
+    figure.text(0.016, 0.85, view["state"], color="white", fontsize=12, weight="bold", va="center", bbox=box)
     where = f"{view['stage']}: step {view['step']:,} of {view['steps']:,}" if view["steps"] else view["stage"]
-    figure.text(0.16, 0.82, f"{view['name']}   {where}", fontsize=12, weight="bold", va="center")
-    figure.text(0.988, 0.82, "     ".join(f"{name} {value}" for name, value in view["tiles"][:4]), fontsize=10, ha="right", va="center", color="#475467")
-    axis = figure.add_axes((0.012, 0.02, 0.976, 0.5))
+    figure.text(0.18, 0.85, f"{view['name']}    {where}", fontsize=12, weight="bold", va="center")
+    figure.text(0.012, 0.55, "        ".join(f"{name}: {value}" for name, value in view["tiles"]), fontsize=10, va="center", color="#475467")
+    axis = figure.add_axes((0.012, 0.0, 0.976, 0.4))
     axis.axis("off")
     axis.set(xlim=(0, len(view["stages"])), ylim=(0, 1))
     for k, stage in enumerate(view["stages"]):
@@ -815,10 +830,12 @@ def _draw_head(figure, view: dict) -> None:
 def _draw_miou(axis, view: dict) -> None:
     found = view["results"]
     for (name, points), colour in zip(view["figures"].items(), ("#7a5195", "#bc5090")):
-        axis.plot(*zip(*points), marker="D", linestyle="--", color=colour, markersize=5, linewidth=1, markerfacecolor="white", label=f"{name} (ResNet-101, all data)")
+        axis.plot(*zip(*points), marker="D", linestyle="--", color=colour, markersize=5, linewidth=1, markerfacecolor="white",
+                  label=f"{name} (ResNet-101, all data)")
     axis.plot([r["labelled"] for r in found], [r["miou"] for r in found], marker="o", color="#c0392b", linewidth=2.5, markersize=7, label="this run")
     for r in found:
-        axis.annotate(f"{r['miou']:.1f}", (r["labelled"], r["miou"]), textcoords="offset points", xytext=(0, 8), ha="center", fontsize=10, weight="bold")
+        axis.annotate(f"{r['miou']:.1f}", (r["labelled"], r["miou"]), textcoords="offset points", xytext=(0, -17 if view["figures"] else 8),
+                      ha="center", fontsize=10, weight="bold")
     for name, value in view["lines"].items():
         axis.axhline(value, color="#777", linestyle="--", linewidth=1)
         axis.text(1, value, f"{name} {value:.1f} ", transform=axis.get_yaxis_transform(), ha="right", va="bottom", fontsize=9, color="#555")
@@ -847,7 +864,8 @@ def _draw_query(figure, query: dict, items: list[dict]) -> None:
         axis.bar(edges[:-1], query["left"], np.diff(edges), align="edge", color="#9aa5b1", label="not asked for")
         axis.bar(edges[:-1], query["chosen"], np.diff(edges), bottom=query["left"], align="edge", color="#c0392b", label="asked for")
         axis.legend(fontsize=8, frameon=False)
-    axis.set_title(f"Round {query['round']} asked for {query['asked']} of {query['pool']} images by '{query['strategy']}'", fontsize=10)
+    of_all = f" of {query['pool']:,}" if query["pool"] else ""
+    axis.set_title(f"Round {query['round']} asked for {query['asked']:,}{of_all} images by '{query['strategy']}'", fontsize=10)
     axis.set(xlabel="mean entropy of an image", ylabel="images")
     axis.spines[["top", "right"]].set_visible(False)
     for column, item in zip(axes[:, 1:].T, items):
@@ -882,9 +900,11 @@ def _draw_curves(axis, folder: RunFolder, keys: list[str], colours: dict[str, st
                           label=key if key not in axis.get_legend_handles_labels()[1] else None)
                 high = max(high, float(np.nanquantile(part[:, k], 0.98)))
     begun = [(name.partition(":")[0], first) for name, first, count in folder.training if name in folder.curves and count]
-    for name, first in begun:
+    end = float(table[-1, 0]) if len(table) else 1.0
+    for (name, first), (_, following) in zip(begun, [*begun[1:], ("", end)]):
         axis.axvline(first, color="#aaa", linestyle=":", linewidth=1)
-        axis.text(first, 1, f" {'source only' if name == 'source' else name}", transform=axis.get_xaxis_transform(), fontsize=8, va="top", color="#777")
+        if following - first > 0.12 * (end - begun[0][1]):  # else there is no room
+            axis.text(first, 1, f" {'source only' if name == 'source' else name}", transform=axis.get_xaxis_transform(), fontsize=8, va="top", color="#777")
     axis.set_title(title, fontsize=11, loc="left")
     axis.set(xlabel="training step", ylim=(0, 1.15 * high if high else 1))
     axis.spines[["top", "right"]].set_visible(False)
@@ -921,7 +941,8 @@ def plan_table(
 
     rows = [{"stage": stage["stage"], "labelled images": f"{stage['labelled']:,}", "steps": f"{stage['steps']:,}", "epochs": f"{stage['epochs']:.1f}",
              "time": f"about {duration(stage['seconds'])}"} for stage in plan["stages"]]
-    rows.append({"stage": "all", "labelled images": "", "steps": f"{sum(s['steps'] for s in plan['stages']):,}", "epochs": "", "time": f"about {duration(plan['seconds'])}"})
+    steps = sum(stage["steps"] for stage in plan["stages"])
+    rows.append({"stage": "all", "labelled images": "", "steps": f"{steps:,}", "epochs": "", "time": f"about {duration(plan['seconds'])}"})
     return pd.DataFrame(rows).set_index("stage")
 
 

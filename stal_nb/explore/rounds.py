@@ -336,7 +336,7 @@ def provenance(measured: dict) -> str:
     return (f"preset {measured['preset']}, seeds {', '.join(map(str, seeds))}, {config['source_steps']} + {' + '.join(map(str, config['round_steps']))} steps, "
             f"{measured['cores']} CPU cores, {min(minutes):.1f} minutes of training and evaluation for the quickest run")
 
-# %% ../../nbs/explore/13_rounds.ipynb #d217e371
+# %% ../../nbs/explore/13_rounds.ipynb #b573ddf8
 def preset_table():  # pandas.DataFrame
     "The presets and what sets them apart."
     import pandas as pd
@@ -350,9 +350,11 @@ def preset_table():  # pandas.DataFrame
         length = f"{config.source_steps:,} steps, then " if config.source_steps else ""
         length += " + ".join(f"{e:g}" for e in epochs) + " epochs" if epochs else " + ".join(f"{n:,}" for n in config.round_steps) + " steps"
         lines.append({
-            "preset": name, "labelled source": SOURCE_NAMES.get(getattr(config, "source", "scenes"), "your folder"), "target": TARGET_NAMES.get(config.data, "your folder"),
+            "preset": name, "labelled source": SOURCE_NAMES.get(getattr(config, "source", "scenes"), "your folder"),
+            "target": TARGET_NAMES.get(config.data, "your folder"),
             "network": f"{config.backbone}, output stride {config.output_stride}", "crop": "{} × {}".format(*config.crop_size), "training": length,
-            "labels bought in all": ", ".join(f"{b:g}" if not isinstance(b, float) or b > 1 else f"{100 * b:g} %" for b in config.budgets), "labelled by": config.annotator})
+            "labels bought in all": ", ".join(f"{b:g}" if not isinstance(b, float) or b > 1 else f"{100 * b:g} %" for b in config.budgets),
+            "labelled by": config.annotator})
     return pd.DataFrame(lines).set_index("preset")
 
 
@@ -363,7 +365,7 @@ TARGET_NAMES = {"scenes": "drawn scenes", "camvid": "CamVid", "cityscapes": "Cit
 class RunForm:
     """Widgets for preset, data, folder, strategy and seed; `.create()` makes the run or opens the one that is there.
 
-    The button does the same and shows the run's dashboard below the form. Presets are read when the form is made: one that was added to `PRESETS` is offered too."""
+    The button does the same and shows the run's dashboard below. Presets are read when the form is made: one added to `PRESETS` is offered too."""
 
     def __init__(
         self,

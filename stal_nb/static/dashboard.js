@@ -102,11 +102,11 @@ class Chart {
     for (let i = 0; i < xs.length; i++) {
       if (!Number.isFinite(ys[i])) pen = false;
       else {
-        d += `${pen ? "L" : "M"}${this.x(xs[i]).toFixed(1)} ${this.y(ys[i]).toFixed(1)}`;
+        d += `${pen ? "L" : "M"}${this.x(xs[i]).toFixed(1)} ${this.y(ys[i]).toFixed(1)}${pen ? "" : "h0"}`; // a point alone is a dot
         pen = true;
       }
     }
-    this.svg.append(draw("path", { d, fill: "none", "stroke-linejoin": "round", ...attributes }));
+    this.svg.append(draw("path", { d, fill: "none", "stroke-linejoin": "round", "stroke-linecap": "round", ...attributes }));
   }
 }
 
@@ -133,10 +133,11 @@ class Series extends Chart {
     const clip = `stal-clip-${(Series.clips = (Series.clips ?? 0) + 1)}`, area = draw("clipPath", { id: clip });
     area.append(draw("rect", { x: this.left, y: this.top, width: this.width - this.left - this.right, height: this.height - this.top - this.bottom }));
     this.svg.append(area);
-    for (const [name, first] of begun) {
-      this.svg.append(draw("line", { class: "stal-mark", x1: this.x(first), x2: this.x(first), y1: this.top, y2: this.height - this.bottom }),
-        draw("text", { x: this.x(first) + 4, y: this.top + 7 }, name));
-    }
+    begun.forEach(([name, first], k) => {
+      const start = this.x(first), room = (begun[k + 1] ? this.x(begun[k + 1][1]) : this.width) - start;
+      this.svg.append(draw("line", { class: "stal-mark", x1: start, x2: start, y1: this.top, y2: this.height - this.bottom }));
+      if (room > 6.2 * name.length + 4) this.svg.append(draw("text", { x: start + 4, y: this.top + 7 }, name));
+    });
     this.parts = begun.map(([, first, steps]) => xs.map((x, i) => (x > first && x <= first + steps ? i : -1)).filter((i) => i >= 0)); // a stage begins anew: no line leads into it
     table.slice(1).forEach((ys, k) => {
       for (const part of this.parts) {
@@ -195,7 +196,8 @@ class Miou extends Chart {
     for (const r of known) {
       const dot = draw("circle", { cx: this.x(r.labelled), cy: this.y(r.miou), r: 5.5, fill: "#c0392b", class: "stal-rim", "stroke-width": 1.5 });
       dot.append(draw("title", {}, `${r.name}: ${r.labelled} labels, ${percent(r.miou)} %${Number.isFinite(r.student) ? ` (student ${percent(r.student)} %)` : ""}`));
-      this.svg.append(dot, draw("text", { class: "stal-ink", x: this.x(r.labelled), y: this.y(r.miou) - 10, "text-anchor": "middle" }, percent(r.miou)));
+      const below = points.some(([x, y]) => Math.abs(this.x(x) - this.x(r.labelled)) < 40 && y > r.miou); // a published figure stands above
+      this.svg.append(dot, draw("text", { class: "stal-ink", x: this.x(r.labelled), y: this.y(r.miou) + (below ? 20 : -10), "text-anchor": "middle" }, percent(r.miou)));
     }
     this.read.textContent = published.length ? "paper: DeepLab v3+, ResNet-101, all data" : "teacher, on the validation images";
   }
@@ -208,7 +210,7 @@ class Histogram extends Chart {
   }
 
   show({ round, strategy, asked, unit, pool, edges, left, chosen }) {
-    this.title.textContent = `Round ${round} asked for ${count(asked)} of ${count(pool)}`;
+    this.title.textContent = `Round ${round} asked for ${count(asked)}${pool ? ` of ${count(pool)}` : ""}`;
     this.svg.setAttribute("aria-label", `Mean entropy of the images of the pool and of the ${asked} that were asked for`);
     if (this.empty(pool ? "" : "Scores are not there yet.")) return;
     const total = left.map((n, i) => n + chosen[i]);
@@ -316,7 +318,7 @@ class View {
     this.part("head", [view.name, view.folder, view.about, view.state], () => {
       this.title.textContent = view.name;
       this.folder.textContent = view.folder;
-      this.about.textContent = view.about.join(" ");
+      this.about.textContent = view.about;
       this.pill.textContent = view.state === "new" ? "not started" : view.state;
     });
     this.buttons();
@@ -333,7 +335,7 @@ class View {
       this.curves = curves;
       this.drawn.curves = "";
       const { terms = [], classes = [], colours = [], stages = [] } = curves;
-      this.loss.show(terms, colours, columns(curves.loss, 1 + terms.length), stages);
+      this.loss.show(terms, terms.map((term, k) => (term === "loss" ? "var(--ink)" : colours[k])), columns(curves.loss, 1 + terms.length), stages);
       this.lanes.show(classes, view.colours, columns(curves.lanes, 1 + classes.length), stages);
     }
     this.part("classes", [view.classes, view.results, view.sampling, view.bank, view.capacity], () => this.table(view));
@@ -397,7 +399,7 @@ class View {
     };
     const number = (text) => make("span", { className: "stal-number", textContent: text });
     const head = (text) => make("b", { textContent: text });
-    this.classRead.textContent = results.length > 1 ? `IoU after ${results.at(-1).name}; black line: source only` : results.length ? "IoU of the source model" : "";
+    this.classRead.textContent = results.length > 1 ? `IoU after ${results.at(-1).name}; line: source only` : results.length ? "IoU of the source model" : "";
     this.classes.replaceChildren(head("class"), head("IoU"), head("%"), head("sampled"), head("%"), head(`bank of ${count(Math.max(0, ...capacity))}`),
       ...classes.flatMap((name, k) => [
         make("span", { className: "stal-name" }, make("i", { style: { background: colours[k] } }), name),
