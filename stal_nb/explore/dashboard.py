@@ -8,12 +8,13 @@ __all__ = ['STATIC', 'BREATH', 'STALE', 'PAPER', 'WORDS', 'MANY', 'LAUNCH', 'STA
            'DashboardPanel', 'RunDashboard', 'curves_of', 'query_thumbnails', 'dashboard_picture', 'running_mean',
            'plan_table', 'byte_count']
 
-# %% ../../nbs/explore/20_dashboard.ipynb #d9bfd709
+# %% ../../nbs/explore/20_dashboard.ipynb #ade67c98
 import csv
 import io
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -193,7 +194,7 @@ def saved_step(
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
-# %% ../../nbs/explore/20_dashboard.ipynb #9fbe0fc6
+# %% ../../nbs/explore/20_dashboard.ipynb #e170ea64
 PAPER = {  # mIoU as published: DeepLab v3+ with ResNet-101, trained on the full data; labelled images -> percent
     "gta5": {"paper, GTA5": [(30, 70.0), (65, 75.0), (150, 76.1)], "RIPU, 5 %": [(149, 71.2)]},
     "synthia": {"paper, SYNTHIA": [(30, 73.2), (65, 76.0), (150, 76.6)]},
@@ -221,7 +222,8 @@ class RunFolder:
 
     path: Path
     limit: int = 1000  # rows kept of each stage's log
-    child: subprocess.Popen | None = None  # the process that was started from here
+    child: subprocess.Popen | None = None  # the process that was started from here; with a launcher, others work for it
+    since: float = 0.0  # unix seconds at which it was started
     status: Status = field(default_factory=Status)
     config: dict = field(default_factory=dict)
 
@@ -307,7 +309,7 @@ class RunFolder:
         status, stage = self.status, self.stage
         if self.problem:
             return "failed" if self.config else "new", self.problem
-        fresh = self.child is not None and self.child.pid != status.pid  # started from here, and not heard of yet
+        fresh = self.child is not None and status.updated < self.since  # started from here, and not heard of yet
         if fresh and self.child.poll() is None:
             return ("starting", "Python and the data are being loaded.") if status.state else ("running", "")
         if status.alive:
@@ -531,7 +533,7 @@ def duration(seconds: float) -> str:
         return f"{hours} h {minutes} min"
     return f"{hours // 24} d {hours % 24} h"
 
-# %% ../../nbs/explore/20_dashboard.ipynb #cdfd64b3
+# %% ../../nbs/explore/20_dashboard.ipynb #dcb8c683
 # Kernels ignore SIGINT between cells, and a child inherits that.
 LAUNCH = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
 
@@ -549,7 +551,11 @@ def start(
         raise StoreError(folder.problem)
     if folder.status.alive:
         raise ConfigError(f"run {path}: found process {folder.status.pid} of {folder.status.host or 'this machine'} at work, expected none; pause it first")
-    command = [sys.executable, "-I", "-S", "-c", LAUNCH, *(launcher or (sys.executable,)), "-m", "stal_nb", "resume", str(Path(path).resolve()), "--no-bar"]
+    program, *options = launcher or (sys.executable,)
+    found = shutil.which(program) or shutil.which(program, path=Path(sys.executable).parent)  # a kernel's PATH may lack its own environment
+    if found is None:
+        raise ConfigError(f"launcher: found {program!r}, expected a program that can be run")
+    command = [sys.executable, "-I", "-S", "-c", LAUNCH, found, *options, "-m", "stal_nb", "resume", str(Path(path).resolve()), "--no-bar"]
     root = str(Path(stal_nb.__file__).resolve().parent.parent)  # the same stal_nb there as here
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])), "PYTHONUNBUFFERED": "1"}
     with (Path(path) / "console.log").open("ab") as console:
@@ -574,7 +580,7 @@ def pause(
         return False
     return True
 
-# %% ../../nbs/explore/20_dashboard.ipynb #1b610900
+# %% ../../nbs/explore/20_dashboard.ipynb #0be092bc
 class DashboardPanel(anywidget.AnyWidget):
     "The page side: shows what `RunDashboard` hands over, and says which button was pressed."
 
@@ -638,9 +644,11 @@ class RunDashboard(ipywidgets.VBox):
     def _poll(self) -> None:
         while not self._closed.is_set():
             self._watched.wait()
-            with suppress(OSError, StalError):
+            try:
                 view = self.refresh()
                 self._look_at_query(view["query"])
+            except Exception as error:  # a thread that ends would leave a picture that stands still without saying so
+                self._say(f"The folder could not be read: {type(error).__name__}: {error}")
             self._closed.wait(self.every)
 
     def _look_at_query(self, query: dict) -> None:
@@ -689,7 +697,7 @@ class RunDashboard(ipywidgets.VBox):
         why_not = {"running": "It runs already.", "starting": "It runs already.", "complete": "This run is complete."}.get(state, "")
         self._say(why_not)
         if not why_not:
-            self.folder.child = start(self.folder.path, self.launcher)
+            self.folder.since, self.folder.child = time.time(), start(self.folder.path, self.launcher)
             self.refresh()
 
     def pause(self) -> bool:  # False if no process works in the folder
