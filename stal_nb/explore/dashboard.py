@@ -194,7 +194,7 @@ def saved_step(
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
-# %% ../../nbs/explore/20_dashboard.ipynb #e170ea64
+# %% ../../nbs/explore/20_dashboard.ipynb #b365c601
 PAPER = {  # mIoU as published: DeepLab v3+ with ResNet-101, trained on the full data; labelled images -> percent
     "gta5": {"paper, GTA5": [(30, 70.0), (65, 75.0), (150, 76.1)], "RIPU, 5 %": [(149, 71.2)]},
     "synthia": {"paper, SYNTHIA": [(30, 73.2), (65, 76.0), (150, 76.6)]},
@@ -218,7 +218,7 @@ MANY = 300  # ids of images that wait for labels shown at most
 class RunFolder:
     """A run as its files tell it. `look` reads what is new; `view` is everything that a dashboard shows, ready for JSON.
 
-    Never writes, never opens data, and may be used while any process, here or on another machine, works in the folder."""
+    Never writes, opens the data only to know which labels are missing, and may be used while any process, here or elsewhere, works in the folder."""
 
     path: Path
     limit: int = 1000  # rows kept of each stage's log

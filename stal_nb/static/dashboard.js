@@ -291,7 +291,7 @@ class View {
     this.pre = make("pre");
     this.console = make("section", { hidden: true }, make("h4", { textContent: "Last words of the process (console.log)" }), this.pre);
     this.root = make("div", { className: "stal-dash", aria: { role: "region", label: "Dashboard of a run" } },
-      make("div", { className: "stal-top" }, this.pill, make("div", { className: "stal-title" }, this.title, this.folder, this.about), this.go, this.halt),
+      make("div", { className: "stal-top" }, this.pill, make("div", { className: "stal-title" }, this.title, this.folder, this.about), make("div", { className: "stal-press" }, this.go, this.halt)),
       this.rail, make("div", { className: "stal-line" }, this.where, this.seen), this.words, this.awaiting, this.console, this.tiles,
       make("div", { className: "stal-charts" }, this.miou.root, this.loss.root, classes, this.lanes.root), this.query);
   }
