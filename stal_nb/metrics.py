@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SYNTHIA_13', 'confusion_counts', 'iou_per_class', 'recall_per_class', 'pixel_accuracy', 'Metrics', 'predicted_ids',
-           'SegmentationMetrics', 'boundary_band']
+           'SegmentationMetrics', 'boundary_band', 'benchmark_miou']
 
 # %% ../nbs/05_metrics.ipynb #1b5a139e
 from collections.abc import Sequence
@@ -191,5 +191,24 @@ def boundary_band(
     smallest = -pool((-ids).masked_fill(~counted, -float(IGNORE)))
     return counted & (largest != smallest)
 
-# %% ../nbs/05_metrics.ipynb #1dc6aaa7
+# %% ../nbs/05_metrics.ipynb #d766e53b
 SYNTHIA_13 = tuple(name for name in SYNTHIA.classes if name not in ("wall", "fence", "pole"))  # the classes of mIoU*
+
+
+def benchmark_miou(
+    measured: "Metrics | SegmentationMetrics | Tensor",  # scores, a metric, or a confusion matrix (C,C), rows = truth, columns = prediction
+    label_space: LabelSpace,  # with C classes
+) -> dict[str, float]:  # percent: "miou" over all classes; "miou_16" and "miou_13" where the space has SYNTHIA's classes. NaN = not measured
+    """mIoU over 19, 16 and 13 classes as the literature reports it: averaged over fewer classes, with the mistakes between all of them counted.
+
+    As everywhere here, a class without a true pixel is left out of a mean. Raises `ConfigError` if the matrix has another number of classes."""
+    if isinstance(measured, SegmentationMetrics):
+        measured = measured.compute()
+    confusion = measured.confusion if isinstance(measured, Metrics) else measured
+    if tuple(confusion.shape) != (label_space.num_classes,) * 2:
+        raise ConfigError(f"measured: found a confusion matrix of shape {tuple(confusion.shape)}, expected {label_space.num_classes} × "
+                          f"{label_space.num_classes} for {label_space.name}")
+    iou = 100 * iou_per_class(confusion)
+    means = {"miou": label_space.classes, "miou_16": SYNTHIA.classes, "miou_13": SYNTHIA_13}
+    return {key: float(iou[[label_space.index(name) for name in names]].nanmean()) for key, names in means.items()
+            if set(names) <= set(label_space.classes)}

@@ -8,8 +8,8 @@ __all__ = ['ARCHITECTURES', 'DEPARTURES', 'MAX_SKIPS', 'TrainingConfig', 'StepPl
            'teacher_view', 'contrast_step', 'poly_lr', 'resolve_device', 'StopRequested', 'GracefulStop',
            'checkpoint_tensors', 'checkpoint_bytes', 'save_checkpoint', 'check_checkpoint', 'load_checkpoint', 'Probe',
            'in_background', 'undisturbed', 'make_accelerator', 'zero_momentum', 'StepUndo', 'memory_of',
-           'is_out_of_memory', 'memory_advice', 'as_line', 'as_row', 'board_opener', 'Trainer', 'predict_logits',
-           'same_size_batches', 'centre_crop', 'evaluate']
+           'is_out_of_memory', 'memory_advice', 'as_line', 'as_row', 'board_opener', 'Trainer', 'same_size_batches',
+           'centre_crop', 'add_up_over_processes', 'evaluate']
 
 # %% ../nbs/12_training.ipynb #f91f116e
 from collections import defaultdict
@@ -1363,18 +1363,11 @@ class _Snapshot(nn.Module):
         for name in ("class_probs", "source_table", "target_table"):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(getattr(plan, name))))
 
-# %% ../nbs/12_training.ipynb #951a8be4
-def predict_logits(
-    model: nn.Module,
-    images: Tensor,  # (B,3,H,W) in [0,1]
-    eval_size: tuple[int, int] | None = None,  # (height, width) the network sees; None = as they are
-) -> Tensor:  # (B,C,H,W)
-    "Logits of whole images at their own size, whatever size the network looks at."
-    size = images.shape[-2:]
-    if eval_size is not None and tuple(eval_size) != tuple(size):
-        images = F.interpolate(images, eval_size, mode="bilinear", antialias=True)
-    logits = model(images, with_embeddings=False).logits
-    return logits if logits.shape[-2:] == size else F.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
+# %% ../nbs/12_training.ipynb #16e51cd7
+from functools import partial
+
+from .errors import DataError
+from .models import num_processes, predict_logits, predict_probs
 
 
 def same_size_batches(dataset: Dataset, indices: Sequence[int], batch_size: int) -> Iterator[list]:
@@ -1401,9 +1394,24 @@ def centre_crop(
     return maps[..., spare[0] // 2:spare[0] // 2 + size[0], spare[1] // 2:spare[1] // 2 + size[1]]
 
 
+def add_up_over_processes(
+    metrics: SegmentationMetrics,  # what this process has counted; afterwards, what all have
+    failure: Exception | None,  # what went wrong on this process
+    device: torch.device | str,
+) -> None:
+    "Every process gets the counts of all, in one exchange. If one of them failed, all raise: none waits for it for ever."
+    counts = torch.cat([metrics.counts.flatten().to(device), torch.tensor([failure is not None], dtype=torch.int64, device=device)])
+    torch.distributed.all_reduce(counts)
+    if failure is not None:
+        raise failure
+    if failed := int(counts[-1]):
+        raise DataError(f"evaluate: found {failed} of {num_processes()} processes that failed, expected none; their own messages say why")
+    metrics.counts = counts[:-1].view_as(metrics.counts)
+
+
 @torch.inference_mode()
 def evaluate(
-    model: nn.Module,
+    model: nn.Module,  # the network itself, not its wrapper for several devices
     dataset: Dataset,  # with labels
     label_space: LabelSpace,
     device: torch.device | str = "cpu",
@@ -1413,18 +1421,36 @@ def evaluate(
     bar: bool = True,
     name: str = "evaluating",
     crop: tuple[int, int] | None = None,  # (height, width) of a centre crop that alone is seen and scored, a departure to study; None = whole images
+    scales: Sequence[float] = (1.0,),  # sizes relative to `eval_size` to average over, see `predict_probs`
+    flip: bool = False,  # ask about the mirror image too
+    window: tuple[int, int] | None = None,  # (height, width) of a sliding window; None = the whole image at once
+    overlap: float = 0.5,  # in [0,1), of neighbouring windows
+    processes: bool = True,  # where several processes work together, each takes its share and all must call; False = this one looks at all images
 ) -> Metrics:
-    "mIoU of a network over whole images."
-    metrics = SegmentationMetrics(label_space)
-    training = model.training
+    """mIoU of a network over whole images. One batch at a time is in memory. All processes return the same.
+
+    Raises `DataError` on all processes if one of them fails, on that one its own error."""
+    shared = processes and num_processes() > 1
+    rank, world = (torch.distributed.get_rank(), num_processes()) if shared else (0, 1)
+    one_view = tuple(scales) == (1.0,) and not flip and window is None
+    predict = predict_logits if one_view else partial(predict_probs, scales=scales, flip=flip, window=window, overlap=overlap)
+    metrics, failure, training = SegmentationMetrics(label_space), None, model.training
+    indices = range(len(dataset) if limit is None else min(limit, len(dataset)))[rank::world]
     model.eval()
-    indices = range(len(dataset) if limit is None else min(limit, len(dataset)))
-    with tqdm(total=len(indices), desc=name, disable=not bar, dynamic_ncols=True, unit="image") as progress:
-        for batch in same_size_batches(dataset, indices, batch_size):
-            images, labels = torch.stack([s.image for s in batch]).to(device), torch.stack([s.labels for s in batch]).to(device)
-            if crop is not None:
-                images, labels = centre_crop(images, crop), centre_crop(labels, crop)
-            metrics.update(predict_logits(model, images, eval_size), labels)
-            progress.update(len(batch))
-    model.train(training)
+    try:
+        with tqdm(total=len(indices), desc=name, disable=not bar or rank > 0, dynamic_ncols=True, unit="image") as progress:
+            for batch in same_size_batches(dataset, indices, batch_size):
+                images, labels = torch.stack([s.image for s in batch]).to(device), torch.stack([s.labels for s in batch]).to(device)
+                if crop is not None:
+                    images, labels = centre_crop(images, crop), centre_crop(labels, crop)
+                metrics.update(predict(model, images, eval_size), labels)
+                progress.update(len(batch))
+    except Exception as error:
+        if not shared:
+            raise
+        failure = error
+    finally:
+        model.train(training)
+    if shared:
+        add_up_over_processes(metrics, failure, device)
     return metrics.compute()

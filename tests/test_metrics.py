@@ -8,7 +8,7 @@ from torchmetrics.classification import MulticlassJaccardIndex
 from stal_nb.errors import ConfigError, DataError, LabelError
 from stal_nb.labels import CAMVID, CITYSCAPES, IGNORE, SYNTHIA, LabelSpace
 from stal_nb.metrics import (
-    SYNTHIA_13, SegmentationMetrics, boundary_band, confusion_counts, iou_per_class, pixel_accuracy, predicted_ids, recall_per_class)
+    SYNTHIA_13, SegmentationMetrics, benchmark_miou, boundary_band, confusion_counts, iou_per_class, pixel_accuracy, predicted_ids, recall_per_class)
 
 TWO = LabelSpace("two", ("a", "b"), ((0, 0, 0), (255, 255, 255)))
 
@@ -125,6 +125,61 @@ def test_a_subset_averages_the_same_scores():
     for wrong, words in ((["zebra"], "found 'zebra'"), ([19], "found id 19, expected 0 to 18"), ([], "found an empty list")):
         with pytest.raises(ConfigError, match=words):
             metrics.compute(wrong)
+
+
+def by_hand(iou, classes):
+    return sum(iou[c] for c in classes) / len(classes)
+
+
+def test_the_literatures_means_of_a_matrix_made_by_hand():
+    "Class k: k + 1 pixels right; one truck, one train and one wall pixel are taken for a car."
+    confusion = torch.diag(torch.arange(1, 20))
+    at = CITYSCAPES.index
+    for name in ("truck", "train", "wall"):
+        confusion[at(name), at("car")] += 1
+    iou = {name: 1.0 for name in CITYSCAPES.classes}
+    for name in ("truck", "train", "wall"):
+        iou[name] = (at(name) + 1) / (at(name) + 2)
+    iou["car"] = (at("car") + 1) / (at("car") + 1 + 3)
+    sixteen = [c for c in CITYSCAPES.classes if c not in ("terrain", "truck", "train")]
+    thirteen = [c for c in sixteen if c not in ("wall", "fence", "pole")]
+    found = benchmark_miou(confusion, CITYSCAPES)
+    assert list(found) == ["miou", "miou_16", "miou_13"] and (len(sixteen), len(thirteen)) == (16, 13)
+    assert found["miou"] == pytest.approx(100 * by_hand(iou, CITYSCAPES.classes))
+    assert found["miou_16"] == pytest.approx(100 * by_hand(iou, sixteen))
+    assert found["miou_13"] == pytest.approx(100 * by_hand(iou, thirteen))  # without trucks, and the car still pays for them
+
+
+def test_the_means_are_the_same_from_a_matrix_a_metric_and_its_scores():
+    metrics = SegmentationMetrics(CITYSCAPES)
+    metrics.update(*random_maps())
+    scores = metrics.compute()
+    found = benchmark_miou(metrics, CITYSCAPES)
+    assert found == benchmark_miou(scores, CITYSCAPES) == benchmark_miou(scores.confusion, CITYSCAPES)
+    assert found == {"miou": scores.miou, "miou_16": pytest.approx(metrics.compute(SYNTHIA.classes).miou),
+                     "miou_13": pytest.approx(metrics.compute(SYNTHIA_13).miou)}
+
+
+def test_only_means_that_apply_to_the_label_space():
+    assert list(benchmark_miou(torch.eye(11), CAMVID)) == ["miou"]
+    synthia = torch.diag(torch.ones(16))
+    synthia[SYNTHIA.index("wall"), SYNTHIA.index("car")] = 1
+    found = benchmark_miou(synthia, SYNTHIA)
+    assert found["miou"] == found["miou_16"] == pytest.approx(100 * (14 + 1 / 2 + 1 / 2) / 16)
+    assert found["miou_13"] == pytest.approx(100 * (12 + 1 / 2) / 13)
+    for shape in ((16, 16), (20, 20), (19,)):
+        with pytest.raises(ConfigError, match=r"measured: found a confusion matrix of shape .* expected 19 × 19 for cityscapes"):
+            benchmark_miou(torch.zeros(shape), CITYSCAPES)
+
+
+def test_classes_that_do_not_occur_are_left_out_of_every_mean():
+    confusion = torch.zeros(19, 19)
+    confusion[CITYSCAPES.index("road"), CITYSCAPES.index("road")] = 3
+    confusion[CITYSCAPES.index("truck"), CITYSCAPES.index("road")] = 1
+    found = benchmark_miou(confusion, CITYSCAPES)
+    assert found == {"miou": pytest.approx(100 * (3 / 4 + 0) / 2), "miou_16": pytest.approx(75.0), "miou_13": pytest.approx(75.0)}
+    empty = benchmark_miou(torch.zeros(19, 19), CITYSCAPES)
+    assert all(value != value for value in empty.values())
 
 
 def test_metrics_of_processes_add_up():

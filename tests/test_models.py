@@ -1,19 +1,40 @@
 """The network and its teacher: shapes for every backbone, dilation that keeps weights valid, weight files and their faults, the average."""
 import copy
+import shutil
 import urllib.error
+from functools import partial
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stal_nb import models
 from stal_nb.errors import ConfigError, WeightsError
-from stal_nb.models import BACKBONES, DeepLabV3Plus, EMATeacher, ResNetEncoder, load_weights, named_tensors, read_weights, replace_stride_
+from stal_nb.models import (
+    ARCHITECTURES, BACKBONES, DeepLabV2, DeepLabV3Plus, EMATeacher, Features, ParallelClassifiers, ResNetEncoder, SynchronisedBatchNorm2d, find_backbone,
+    load_weights, named_tensors, read_weights, replace_stride_, synchronise_batchnorm)
 
 
-def tiny(backbone="mobilenet_v3_small", num_classes=5, weights=None, **options):
-    return DeepLabV3Plus(backbone, num_classes, weights=weights, **{"embedding_dim": 8, "aspp_channels": 16, **options})
+def tiny(backbone="mobilenet_v3_small", num_classes=5, weights=None, architecture="deeplabv3plus", **options):
+    return ARCHITECTURES[architecture](backbone, num_classes, weights=weights, **{"embedding_dim": 8, "aspp_channels": 16, **options})
+
+
+class TwoConvolutions(nn.Module):
+    "The smallest network that can be a backbone: quick to compile."
+
+    mean, std = models.IMAGENET_MEAN, models.IMAGENET_STD
+
+    def __init__(self, output_stride=8, pretrained=False):
+        super().__init__()
+        self.early, self.late = models.conv_bn_relu(3, 8), models.conv_bn_relu(8, 12, 3)
+        self.output_stride, self.channels = output_stride, Features(8, 12, 12)
+
+    def forward(self, images):
+        low = self.early(nn.functional.avg_pool2d(images, 4, ceil_mode=True))
+        high = self.late(nn.functional.avg_pool2d(low, self.output_stride // 4, ceil_mode=True))
+        return Features(low, high, high)
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +119,58 @@ def test_memory_layout_and_precision(small):
         assert torch.isfinite(small(images).logits).all()
 
 
-def test_it_can_be_compiled_as_one_graph():
+@pytest.mark.parametrize("architecture, backbone", [("deeplabv3plus", "resnet18"), ("deeplabv2", "resnet18"), ("deeplabv2", "tf_efficientnet_lite0")])
+def test_it_can_be_compiled_as_one_graph(architecture, backbone):
     "No data-dependent Python in the forward pass: torch.compile makes one graph of it."
-    model, images = tiny("resnet18").eval(), torch.rand(1, 3, 64, 64)
+    torch._dynamo.reset()
+    model, images = tiny(backbone, architecture=architecture).eval(), torch.rand(1, 3, 64, 64)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     assert torch.allclose(compiled(images).logits, model(images).logits, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_a_compiled_training_pass_has_the_same_gradients(monkeypatch, architecture):
+    monkeypatch.setitem(BACKBONES, "two", TwoConvolutions)
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model, images = tiny("two", architecture=architecture, output_stride=8, dropout=0.0).train(), torch.rand(2, 3, 32, 48)
+    compiled = torch.compile(copy.deepcopy(model), fullgraph=True, backend="aot_eager")
+    gradients = []
+    for network in (model, compiled):
+        output = network(images)
+        (output.logits.square().mean() + output.aux_logits.square().mean() + output.embeddings.square().mean()).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in network.parameters()]))
+    assert torch.allclose(*gradients, atol=1e-5)
+    assert [name.removeprefix("_orig_mod.") for name in compiled.state_dict()] == list(model.state_dict())
+
+
+def test_generated_code_gives_the_same_outputs(monkeypatch):
+    "By torch's compiler where the machine has one for C++, else by its graph alone."
+    monkeypatch.setitem(BACKBONES, "two", TwoConvolutions)
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    model, images = tiny("two", architecture="deeplabv2", output_stride=8, aux_head=False).eval(), torch.rand(2, 3, 32, 48)
+    with torch.no_grad():
+        compiled = torch.compile(model, fullgraph=True, backend="inductor" if shutil.which("g++") else "aot_eager")
+        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(compiled(images)[:2], model(images)[:2]))
+
+
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_the_papers_network_in_every_layout_and_precision(architecture):
+    "ResNet blocks, stride 8, plain convolutions: channels_last and bfloat16 autocast in a training pass."
+    torch.manual_seed(0)
+    model = tiny("resnet18", architecture=architecture, output_stride=8, separable=False, dropout=0.0).train()
+    images = torch.rand(2, 3, 65, 97)
+    expected = copy.deepcopy(model)(images)
+    last = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    found = last(images.to(memory_format=torch.channels_last))
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(found, expected))
+    assert last.backbone.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = last(images)
+    low.logits.float().mean().backward()
+    assert torch.isfinite(low.logits).all() and all(torch.isfinite(p.grad).all() for p in last.backbone.parameters())
+    assert (low.logits.float() - expected.logits).abs().max() < 0.3 * expected.logits.abs().max()
 
 
 # -- dilation ------------------------------------------------------------------------------------------------------------------
@@ -139,6 +207,114 @@ def test_replacing_nothing_changes_nothing():
     stages = [nn.Sequential(nn.Conv2d(1, 1, 3, 2, 1), nn.Conv2d(1, 1, 5, 1, 2)) for _ in range(2)]
     replace_stride_(stages, 1, 4)
     assert [(c.stride, c.dilation, c.padding) for s in stages for c in s] == [((2, 2), (1, 1), (1, 1)), ((1, 1), (1, 1), (2, 2))] * 2
+
+
+# -- DeepLab v2 and the papers' networks ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output_stride, dilations", [(8, [6, 12, 18, 24]), (16, [3, 6, 9, 12])])
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v3_small", "tf_efficientnet_lite0"])
+def test_deeplab_v2_gives_what_v3plus_gives(backbone, output_stride, dilations):
+    model = tiny(backbone, architecture="deeplabv2", output_stride=output_stride)
+    images = torch.rand(2, 3, 97, 161)
+    output = model(images)
+    assert output.logits.shape == output.aux_logits.shape == (2, 5, 97, 161)
+    assert output.embeddings.shape == (2, 8, -(-97 // output_stride), -(-161 // output_stride))
+    assert model.eval()(images, with_embeddings=False)[1:] == (None, None)
+    assert [branch.dilation[0] for branch in model.classifier.branches] == dilations
+    assert [g["name"] for g in model.parameter_groups(0.1)] == ["backbone", "heads"]
+    assert sum(p.numel() for g in model.parameter_groups(0.1) for p in g["params"]) == sum(p.numel() for p in model.parameters())
+    assert not hasattr(model, "aspp") and not hasattr(model, "decoder")
+
+
+def test_the_parallel_classifiers_are_a_sum_over_dilated_taps():
+    torch.manual_seed(0)
+    layer, x = ParallelClassifiers(4, 3, (1, 2, 5)).double(), torch.randn(2, 4, 9, 11, dtype=torch.float64)
+    found = layer(x)
+    for b, c, row, column in ((0, 0, 4, 5), (1, 2, 0, 0), (0, 1, 8, 3), (1, 0, 2, 10)):
+        total = 0.0
+        for branch in layer.branches:
+            r = branch.dilation[0]
+            total += branch.bias[c]
+            for i in (-1, 0, 1):
+                for j in (-1, 0, 1):
+                    if 0 <= row + r * i < 9 and 0 <= column + r * j < 11:
+                        total += branch.weight[c, :, i + 1, j + 1] @ x[b, :, row + r * i, column + r * j]
+        assert torch.allclose(found[b, c, row, column], total, atol=1e-12)
+    assert abs(ParallelClassifiers(512, 19, (6,)).branches[0].weight.std() - 0.01) < 2e-4
+    noisy = ParallelClassifiers(4, 3, (1,), dropout=0.5)
+    assert not torch.equal(noisy(x.float()), noisy(x.float())) and torch.equal(noisy.eval()(x.float()), noisy(x.float()))
+    assert [m.groups for m in ParallelClassifiers(4, 3, (2,), separable=True).branches[0]] == [4, 1]
+
+
+def parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_the_papers_networks_have_the_parameters_that_others_count():
+    "Against torchvision's published number, its own ASPP, and formulas."
+    from torchvision.models import ResNet101_Weights
+    from torchvision.models.segmentation.deeplabv3 import ASPP
+    with torch.device("meta"):
+        full = DeepLabV3Plus("resnet101", 19, weights=None, output_stride=8, multi_grid=(2, 2, 4), aspp_dilations=(12, 24, 36), separable=False)
+        slim, older = DeepLabV3Plus("resnet101", 19, weights=None, output_stride=16), DeepLabV2("resnet101", 19, weights=None)
+        theirs = ASPP(2048, [12, 24, 36])
+    backbone = ResNet101_Weights.IMAGENET1K_V1.meta["num_params"] - 2048 * 1000 - 1000
+    assert parameters(full.backbone) == parameters(older.backbone) == backbone == 42_500_160
+    assert parameters(full.aspp) == parameters(theirs) - 256  # their pooling has a BatchNorm (2 × 256), ours a bias
+    around = lambda i, o: 9 * i * o + 2 * o  # noqa: E731  3×3 with BatchNorm
+    assert parameters(full.decoder) == 256 * 48 + 2 * 48 + around(256 + 48, 256) + around(256, 256)
+    assert parameters(older.classifier) == 4 * (9 * 2048 * 19 + 19)
+    assert parameters(older.representation) == 2048 * 256 + 2 * 256 + 256 * 256 + 256
+    separable = lambda i, o: 9 * i + 2 * i + i * o + 2 * o  # noqa: E731
+    assert parameters(slim.aspp) == (2048 * 256 + 512) + 3 * separable(2048, 256) + (2048 * 256 + 256) + (5 * 256 * 256 + 512)
+    assert parameters(slim.auxiliary) == 1024 * 64 + 2 * 64 + 64 * 19 + 19
+    assert [block.conv2.dilation[0] for block in full.backbone.layer4] == [4, 8, 16]
+    assert [branch[0].dilation[0] for branch in full.aspp.branches[1:]] == [12, 24, 36]
+    images = torch.zeros(1, 3, 769, 769, device="meta")
+    assert full.eval()(images).embeddings.shape == (1, 256, 193, 193) and older.eval()(images).embeddings.shape == (1, 256, 97, 97)
+
+
+def test_all_architectures_take_the_same_arguments():
+    options = dict(embedding_dim=4, weights=None, output_stride=8, aspp_channels=8, aspp_dilations=(1, 2), dropout=0.2, aux_head=False,
+                   separable=True, multi_grid=(1, 2))
+    for build in ARCHITECTURES.values():
+        output = build("resnet18", 3, **options).train()(torch.rand(1, 3, 33, 47))
+        assert output.logits.shape == (1, 3, 33, 47) and output.embeddings.shape[1] == 4 and output.aux_logits is None
+
+
+# -- timm by name ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet18.a1_in1k", "regnety_002", "convnext_atto", "mobilenetv4_conv_small"])
+def test_networks_of_timm_go_by_their_name(name):
+    for output_stride in (8, 16):
+        model = tiny(f"timm/{name}", output_stride=output_stride).eval()
+        features = model.backbone(torch.rand(1, 3, 97, 161))
+        for stride, channels, found in zip((4, output_stride, output_stride), model.backbone.channels, features):
+            size = (1, channels, -(-97 // stride), -(-161 // stride))
+            floor = (1, channels, 97 // stride, 161 // stride)  # ConvNeXt's patches leave out what does not fill one
+            assert tuple(found.shape) == size or name.startswith("convnext") and tuple(found.shape) == floor
+        assert model(torch.rand(1, 3, 97, 161)).logits.shape == (1, 5, 97, 161)
+
+
+@pytest.mark.parametrize("name, words", [
+    ("timm/resnet19", r"found 'resnet19', which timm .* does not have, .*perhaps resnet"),
+    ("timm/vit_tiny_patch16_224", "expected a network with feature maps and an output stride of 16"),
+    ("timm/swin_tiny_patch4_window7_224", "expected a network with feature maps and an output stride of 16"),
+    ("timm/vgg11", "expected a network with feature maps and an output stride of 16"),
+    ("resnet19", "expected one of mobilenet_v3_small, .*, 'timm/NAME'"),
+])
+def test_networks_that_cannot_be_a_backbone_are_refused(name, words):
+    with pytest.raises(ConfigError, match=words):
+        tiny(name)
+
+
+def test_a_line_in_the_table_is_a_backbone(monkeypatch):
+    monkeypatch.setitem(BACKBONES, "two", TwoConvolutions)
+    assert find_backbone("two") is TwoConvolutions
+    assert tiny("two", output_stride=8)(torch.rand(2, 3, 32, 32)).logits.shape == (2, 5, 32, 32)
+    assert isinstance(find_backbone("timm/resnet18"), partial)
 
 
 # -- arguments -----------------------------------------------------------------------------------------------------------------
@@ -228,13 +404,25 @@ def test_without_a_network_timm_says_the_same(monkeypatch):
         tiny("mobilenetv2_100", weights="imagenet")
 
 
-def test_downloaded_weights_are_used(monkeypatch):
+@pytest.mark.parametrize("architecture", list(ARCHITECTURES))
+def test_downloaded_weights_are_used_and_read_as_tensors_alone(monkeypatch, architecture):
     from torchvision.models import resnet18
     torch.manual_seed(5)
-    published = resnet18().state_dict()
-    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *a, **k: published)
-    own = tiny("resnet18", weights="imagenet").backbone.state_dict()
+    published, asked = resnet18().state_dict(), {}
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", lambda *a, **k: asked.update(k) or published)
+    own = tiny("resnet18", weights="imagenet", architecture=architecture).backbone.state_dict()
     assert all(torch.equal(tensor, published[name]) for name, tensor in own.items())
+    assert asked["weights_only"] and asked["check_hash"]
+
+
+def test_a_downloaded_file_with_code_in_it_is_refused(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save({"conv1.weight": torch.zeros(2), "surprise": Surprise()}, tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth")
+    with pytest.raises(WeightsError, match="resnet18.*found UnpicklingError"):
+        tiny("resnet18", weights="imagenet")
+    assert not (tmp_path / "surprise.txt").exists()
 
 
 # -- files ---------------------------------------------------------------------------------------------------------------------
@@ -259,6 +447,30 @@ def test_a_whole_network_is_found_behind_any_prefix(small, tmp_path, wrap):
     model = tiny(weights=str(tmp_path / "network.pth"))
     assert model.weights_report.part == "network" and len(model.weights_report.matched) == len(small.state_dict())
     assert all(torch.equal(a, b) for a, b in zip(named_tensors(model).values(), named_tensors(small).values()))
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "state_dict.module.", "_orig_mod."])
+def test_a_deeplab_v2_is_found_behind_any_prefix(tmp_path, prefix):
+    torch.manual_seed(1)
+    saved = tiny("resnet18", architecture="deeplabv2")
+    save_file({f"{prefix}{k}": v for k, v in saved.state_dict().items()}, tmp_path / "v2.safetensors")
+    again = tiny("resnet18", architecture="deeplabv2", weights=tmp_path / "v2.safetensors")
+    assert (again.weights_report.part, again.weights_report.prefix) == ("network", prefix)
+    assert all(torch.equal(a, b) for a, b in zip(named_tensors(again).values(), named_tensors(saved).values()))
+    other = tiny("resnet18", weights=tmp_path / "v2.safetensors")  # v3+ takes the backbone and the auxiliary head, and says what it lacks
+    assert torch.equal(other.backbone.conv1.weight, saved.backbone.conv1.weight)
+    assert any(name.startswith("aspp.") for name in other.weights_report.missing)
+    assert any(name.endswith("classifier.branches.0.weight") for name in other.weights_report.unexpected)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "encoder.", "module.backbone."])
+def test_a_backbone_of_others_fits_a_deeplab_v2(tmp_path, prefix):
+    from torchvision.models import resnet18
+    published = resnet18().state_dict()
+    torch.save({f"{prefix}{k}": v for k, v in published.items()}, tmp_path / "encoder.pth")
+    model = tiny("resnet18", architecture="deeplabv2", weights=tmp_path / "encoder.pth")
+    assert torch.equal(model.backbone.layer4[1].conv2.weight, published["layer4.1.conv2.weight"])
+    assert not [name for name in model.weights_report.missing if "representation" not in name and "classifier" not in name and "auxiliary" not in name]
 
 
 def test_other_classes_keep_their_head(small, tmp_path):
@@ -341,6 +553,109 @@ def test_what_is_read_is_what_was_saved(small, tmp_path):
     one, two, three = read_weights(tmp_path / "a.safetensors"), read_weights(tmp_path / "a.pth"), load_file(tmp_path / "a.safetensors")
     assert one.keys() == two.keys() == three.keys()
     assert all(torch.equal(one[k], two[k]) for k in one)
+
+
+# -- BatchNorm over processes ----------------------------------------------------------------------------------------------------
+
+
+def one_pass(model, images, total):
+    "Outputs, statistics and summed gradients of a training pass whose batch may be spread over processes."
+    model.train()
+    outputs = model(images)
+    logits = outputs.logits if hasattr(outputs, "logits") else outputs
+    (logits.square().sum() / total + logits.sin().sum()).backward()
+    gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    if models.num_processes() > 1:
+        torch.distributed.all_reduce(gradients)
+    buffers = {name: tensor.clone() for name, tensor in named_tensors(model).items() if "running" in name or "num_batches" in name}
+    return {"logits": logits.detach(), "gradients": gradients, **buffers}
+
+
+def networks():
+    "Layers alone in float32, with all options; whole networks in float64, the second with timm's BatchNorm that holds its activation."
+    torch.manual_seed(0)
+    yield "layers", nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 5, 3), nn.BatchNorm2d(5, momentum=None),
+                                  nn.BatchNorm2d(5, affine=False, eps=1e-3), nn.BatchNorm2d(5, track_running_stats=False))
+    for backbone in ("mobilenet_v3_small", "tf_efficientnet_lite0"):
+        yield backbone, tiny(backbone, architecture="deeplabv2" if "lite0" in backbone else "deeplabv3plus", dropout=0.0, aux_head=False).double()
+
+
+SHARES = {2: [slice(0, 3), slice(3, 4)]}  # three images on the first process, one on the second
+
+
+def batchnorm_process(rank, folder):
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
+    images = torch.load(f"{folder}/images.pt", weights_only=True)
+    found = {}
+    for name, model in networks():
+        names, tensors = list(model.state_dict()), named_tensors(model)
+        assert synchronise_batchnorm(model) is model and synchronise_batchnorm(model) is model  # twice is once
+        assert list(model.state_dict()) == names and all(named_tensors(model)[k] is v for k, v in tensors.items())
+        assert not any(type(m) in (nn.BatchNorm2d, timm.layers.BatchNormAct2d) for m in model.modules())
+        dtype = next(model.parameters()).dtype
+        for step in range(2):  # the second pass starts from moved statistics
+            result = one_pass(model, images[SHARES[2][rank]].to(dtype), len(images))
+            found |= {f"{name}/{step}/{key}": value for key, value in result.items()}
+        with torch.no_grad():
+            if rank == 0:  # in evaluation mode nobody waits for anybody
+                outputs = model.eval()(images.to(dtype))
+                found[f"{name}/eval"] = outputs.logits if hasattr(outputs, "logits") else outputs
+    class Odd(nn.BatchNorm2d):
+        "A layer that the converter cannot know."
+    for odd in (Odd(2), nn.BatchNorm1d(2)):
+        with pytest.raises(ConfigError, match=f"found {type(odd).__name__} at 0, expected nn.BatchNorm2d"):
+            synchronise_batchnorm(nn.Sequential(odd))
+    half = SynchronisedBatchNorm2d(3)(images[SHARES[2][rank]].bfloat16())
+    assert half.dtype == torch.bfloat16
+    save_file({k: v.contiguous() for k, v in found.items()}, f"{folder}/{rank}.safetensors")
+    torch.distributed.destroy_process_group()
+
+
+def test_two_processes_with_a_part_of_the_batch_each_are_one_with_all_of_it(tmp_path):
+    "Outputs, running statistics and gradients, over two passes; shares of three images and one."
+    torch.manual_seed(3)
+    images = torch.rand(4, 3, 40, 48) + torch.linspace(0, 2, 4)[:, None, None, None]  # each process alone would see other statistics
+    torch.save(images, tmp_path / "images.pt")
+    torch.multiprocessing.spawn(batchnorm_process, (str(tmp_path),), nprocs=2)
+    parts = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(2)]
+    for name, model in networks():
+        dtype = next(model.parameters()).dtype
+        for step in range(2):
+            for key, expected in one_pass(model, images.to(dtype), len(images)).items():
+                found = [part[f"{name}/{step}/{key}"] for part in parts]
+                if key == "logits":
+                    assert torch.allclose(torch.cat(found), expected, rtol=1e-5, atol=1e-5 * max(1, expected.abs().max())), (name, step)
+                    continue
+                assert torch.equal(*found) or torch.allclose(*found, rtol=1e-6)
+                assert torch.allclose(found[0].to(expected), expected, rtol=1e-5, atol=1e-5 * max(1, expected.abs().max())), (name, step, key)
+        outputs = model.eval()(images.to(dtype))
+        expected = (outputs.logits if hasattr(outputs, "logits") else outputs).detach()
+        assert torch.allclose(parts[0][f"{name}/eval"], expected, rtol=1e-5, atol=1e-5 * max(1, expected.abs().max()))
+
+
+def test_alone_nothing_is_synchronised(small):
+    model = copy.deepcopy(small)
+    assert synchronise_batchnorm(model) is model
+    assert [type(m) for m in model.modules()] == [type(m) for m in small.modules()]
+    plain, own = nn.BatchNorm2d(4), SynchronisedBatchNorm2d(4)
+    x = torch.randn(3, 4, 5, 5)
+    assert torch.equal(plain(x), own(x)) and torch.equal(plain.running_var, own.running_var)
+    assert torch.equal(plain.eval()(x), own.eval()(x))
+
+
+def test_on_gpus_torchs_own_layer_is_used_and_keeps_timms_activations(monkeypatch):
+    "Without a GPU only the conversion can be looked at: kinds of layers, names, and the output in evaluation mode."
+    model = tiny("tf_efficientnet_lite0").eval()
+    images = torch.rand(1, 3, 64, 64)
+    names, expected = list(model.state_dict()), model(images).logits
+    monkeypatch.setattr(models, "num_processes", lambda: 2)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "nccl")
+    converted = synchronise_batchnorm(model)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in converted.modules())
+    assert sum(isinstance(m, nn.SyncBatchNorm) for m in converted.modules()) > 50
+    assert list(converted.state_dict()) == names
+    assert torch.allclose(converted(images).logits, expected, atol=1e-5)
 
 
 # -- the teacher ---------------------------------------------------------------------------------------------------------------
