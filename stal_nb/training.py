@@ -8,7 +8,7 @@ __all__ = ['DEPARTURES', 'TrainingConfig', 'StepPlan', 'PlanState', 'draw_in_epo
            'contrast_step', 'poly_lr', 'resolve_device', 'StopRequested', 'GracefulStop', 'save_checkpoint',
            'load_checkpoint', 'Probe', 'Trainer', 'predict_logits', 'same_size_batches', 'centre_crop', 'evaluate']
 
-# %% ../nbs/12_training.ipynb #94de1154
+# %% ../nbs/12_training.ipynb #9c86a676
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,8 +31,8 @@ from .data import paste_augment, strong_augment, weak_augment
 from .errors import ConfigError, StoreError
 from .labels import IGNORE, LabelSpace, Sample
 from .losses import (
-    PseudoLabels, anchor_mask, as_planes, class_prototypes, gather_pixels, memory_contrastive_loss, negative_mask, normalised_entropy, pseudo_labels,
-    sample_pixels, supervised_loss, unsupervised_loss)
+    PseudoLabels, anchor_mask, class_prototypes, first_images, gather_pixels, memory_contrastive_loss, negative_mask, normalised_entropy, pixel_cross_entropy,
+    pseudo_labels, sample_pixels, supervised_loss, unsupervised_loss)
 from .metrics import Metrics, SegmentationMetrics
 from .mixing import CutMixTable, class_boxes, copy_paste, cutmix
 from .models import DeepLabV3Plus, EMATeacher
@@ -218,7 +218,7 @@ def plan_step(
         partner_class.append(wanted if rng.random() < config.cutmix_probability else -1)
     return StepPlan(step, (config.seed, stage, step, 2), source, labelled, paste, unlabelled, partner, partner_class)
 
-# %% ../nbs/12_training.ipynb #df77a30e
+# %% ../nbs/12_training.ipynb #87cbfe1c
 class StepLoader(Dataset):
     "Turns a `StepPlan` into the step's tensors: reads the images and makes their weak views."
 
@@ -247,6 +247,17 @@ class StepLoader(Dataset):
 
     def _departs(self, pool: str) -> bool:
         return self.config.interpolated_ids and pool == "source"
+
+    def batches(
+        self,
+        plans: Sequence[StepPlan],
+        workers: int = 0,  # processes that load ahead; 0 loads in this one, when the batch is asked for
+        pin_memory: bool = False,  # for copies to a GPU that need not be waited for
+    ) -> Iterator[dict[str, Tensor]]:
+        "The batches of some steps, one after the other."
+        if workers or pin_memory:
+            return iter(DataLoader(self, batch_size=None, sampler=plans, num_workers=workers, pin_memory=pin_memory))
+        return map(self.__getitem__, plans)  # a DataLoader would add a millisecond to every step
 
     def __getitem__(self, plan: StepPlan) -> dict[str, Tensor]:
         slots = [("source", i) for i in plan.source] + [("labelled", i) for i in plan.labelled]
@@ -318,7 +329,7 @@ def build_model(config: TrainingConfig, num_classes: int) -> DeepLabV3Plus:
         config.backbone, num_classes, embedding_dim=config.embedding_dim, weights=config.weights,
         output_stride=config.output_stride, aspp_channels=config.aspp_channels)
 
-# %% ../nbs/12_training.ipynb #07a1aacd
+# %% ../nbs/12_training.ipynb #9d4c7987
 def training_step(
     state: TrainingState,  # student, teacher, banks; the banks and tables are updated here
     batch: dict[str, Tensor],  # from `StepLoader`, on the device
@@ -348,7 +359,7 @@ def training_step(
     # 3. Its guesses become pseudo-labels; CutMix moves a box of each partner, guesses and all, into the base image.
     students_view = image
     if num_unlabelled:
-        pseudo = pseudo_labels(as_planes(teacher_logits[num_labelled:]), config.drop_percent * (1 - progress),
+        pseudo = pseudo_labels(teacher_logits[num_labelled:], config.drop_percent * (1 - progress),
                                keep="unsure" if config.keep_unsure else "sure", valid=~batch["padding"])
         kept = (pseudo.labels != IGNORE).sum() / (~batch["padding"]).sum().clamp(min=1)
         guess = pseudo.guess.masked_fill(batch["padding"], IGNORE)
@@ -362,12 +373,12 @@ def training_step(
 
     # 4. The student looks once at everything: labelled images, and the strong, mixed view of the unlabelled ones.
     output = student(students_view)
-    logits, unlabelled_logits = as_planes(output.logits.float()).split([num_labelled, num_unlabelled])
-    loss = logits.new_zeros(())
+    logits, unlabelled_logits = output.logits.float().split([num_labelled, num_unlabelled])
+    pixel_loss, loss = pixel_cross_entropy(logits, labels), logits.new_zeros(())
     if config.lambda_s > 0:
         terms["L_s"] = supervised_loss(
-            logits, labels, aux_logits=None if output.aux_logits is None else as_planes(output.aux_logits.float())[:num_labelled], aux_weight=config.aux_weight,
-            ohem=config.ohem, threshold=config.ohem_threshold, min_kept=max(1, int(config.ohem_kept * labels.numel())))
+            logits, labels, aux_logits=None if output.aux_logits is None else first_images(output.aux_logits, num_labelled).float(), aux_weight=config.aux_weight,
+            ohem=config.ohem, threshold=config.ohem_threshold, min_kept=max(1, int(config.ohem_kept * labels.numel())), pixel_loss=pixel_loss)
         loss = loss + config.lambda_s * terms["L_s"]
 
     # 5. L_u: follow the pseudo-labels, the confident ones more, the well-learnt classes less.
@@ -390,7 +401,7 @@ def training_step(
 
     # 7. What was seen of each class.
     with torch.no_grad():
-        state.confidence.update(logits.detach().softmax(1), labels, gather=True)
+        state.confidence.update_right(torch.exp(-pixel_loss), labels, gather=True)  # e^(−loss) is the probability of the label
         num_source = len(batch["source_index"])
         state.source_table.update(batch["source_index"], batch["labels"][:num_source])
         if len(batch["labelled_index"]):
@@ -578,7 +589,7 @@ class Probe:
                 "right/student": share(student.argmax(1) == labels, known),
                 "gap": (teacher.softmax(1) - student.softmax(1)).abs().sum(1).mean() / 2}  # total variation: 0 = the same, 1 = nothing in common
 
-# %% ../nbs/12_training.ipynb #94b778e1
+# %% ../nbs/12_training.ipynb #2e090323
 class Trainer:
     "Runs `training_step` for one stage: loads data ahead, schedules, logs, saves, and continues where it was stopped."
 
@@ -628,9 +639,7 @@ class Trainer:
     def batches(self, first: int, last: int) -> Iterator[dict[str, Tensor]]:
         "The batches of steps `first` to `last` - 1, loaded by `workers` processes."
         plans = [plan_step(self.config, self.stage, step, self.plan_state) for step in range(first, last)]
-        loader = DataLoader(self.loader, batch_size=None, sampler=plans, num_workers=self.config.workers,
-                            pin_memory=self.device.type == "cuda")
-        for batch in loader:
+        for batch in self.loader.batches(plans, self.config.workers, pin_memory=self.device.type == "cuda"):
             yield {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
     def fit(self, bar: bool = True, on_log: Callable[[dict], None] | None = None) -> list[dict]:
