@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ClassMemoryBank', 'gather_entries', 'class_confidence', 'confidence_of_right', 'ConfidenceBank']
 
-# %% ../nbs/07_banks.ipynb #b6e7ba82
+# %% ../nbs/07_banks.ipynb #084d057e
 from collections.abc import Sequence
 
 import torch
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from .errors import ConfigError, DataError, LabelError
 from .labels import IGNORE
+from .losses import process_count, sum_over_processes
 
 # %% ../nbs/07_banks.ipynb #71067c79
 class ClassMemoryBank(nn.Module):
@@ -169,12 +170,7 @@ def _check_ids(ids: Tensor, num_classes: int, name: str) -> None:
     if len(unknown):
         raise LabelError(f"{name}: found id {int(unknown[0])}, expected 0 to {num_classes - 1} or {IGNORE}")
 
-# %% ../nbs/07_banks.ipynb #5811504f
-def _world_size() -> int:
-    "How many processes train together; 1 without `torch.distributed`."
-    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
-
-
+# %% ../nbs/07_banks.ipynb #f6d64c80
 @torch.no_grad()
 def gather_entries(
     embeddings: Tensor,  # (N,D) floating; N and D the same in every process
@@ -186,7 +182,7 @@ def gather_entries(
     One all-gather, of bytes: any dtype arrives to the last bit. To be called by all processes of the default group, or none.
     Raises `DataError` in every process if they bring different sizes (on the CPU; a GPU would have to wait for the answer).
     """
-    processes, (n, dim), dtype = _world_size(), embeddings.shape, embeddings.dtype
+    processes, (n, dim), dtype = process_count(), embeddings.shape, embeddings.dtype
     if processes == 1:
         return embeddings, classes, valid
     valid = torch.ones_like(classes, dtype=torch.bool) if valid is None else valid
@@ -209,7 +205,7 @@ def _check_equal_sizes(rows: int, row_bytes: int, processes: int) -> None:
     if (sizes != sizes[0]).any():
         raise DataError(f"embeddings: found (rows, bytes a row) {sizes.tolist()} in the processes, expected the same in all")
 
-# %% ../nbs/07_banks.ipynb #1c1759b6
+# %% ../nbs/07_banks.ipynb #84c5d2b0
 _UNIT = 2.0**30  # probabilities are added as whole multiples of 1 / _UNIT, so that the order does not matter
 
 
@@ -255,10 +251,8 @@ def confidence_of_right(
     empty = torch.zeros(line.numel() * (num_classes + 1), dtype=torch.int64, device=labels.device)
     total = empty.index_add(0, cell, whole.flatten()).view(-1, num_classes + 1).sum(0)[:num_classes]
     count = empty.index_add(0, cell, torch.ones_like(cell)).view(-1, num_classes + 1).sum(0)[:num_classes]
-    if gather and _world_size() > 1:
-        sums = torch.stack([total, count])
-        distributed.all_reduce(sums)  # of integers: exact, in any order
-        total, count = sums
+    if gather:
+        total, count = sum_over_processes(total, count)  # of integers: exact, in any order
     return (total / count.clamp(min=1)).float() / _UNIT, count
 
 # %% ../nbs/07_banks.ipynb #8763e712

@@ -6,15 +6,16 @@
 __all__ = ['as_planes', 'first_images', 'normalised_entropy', 'hard_pixels', 'pixel_cross_entropy', 'ohem_cross_entropy',
            'supervised_loss', 'masked_percentile', 'PseudoLabels', 'pseudo_labels', 'pseudo_label_weights',
            'unsupervised_loss', 'contrastive_loss', 'among_top', 'anchor_mask', 'negative_mask', 'class_prototypes',
-           'sample_pixels', 'gather_pixels', 'memory_contrastive_loss']
+           'sample_pixels', 'gather_pixels', 'memory_contrastive_loss', 'process_count', 'process_index',
+           'gather_over_processes', 'sum_over_processes', 'draw_uniform', 'kth_of_all', 'sample_pixels_of_all']
 
-# %% ../nbs/06_losses.ipynb #54018c9b
+# %% ../nbs/06_losses.ipynb #b673e239
 import math
 from functools import wraps
-from typing import Callable, NamedTuple
+from typing import Callable, NamedTuple, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from .errors import ConfigError
@@ -120,13 +121,14 @@ def _kth_smallest(
     "The k-th smallest value, by the quicker exact way: selection on the CPU; on a GPU sorting, whose kernel uses the whole device."
     return flat.kthvalue(k + 1).values if flat.device.type == "cpu" else flat.sort().values[k]
 
-# %% ../nbs/06_losses.ipynb #4df928e6
+# %% ../nbs/06_losses.ipynb #ad23fc5a
 @torch.no_grad()
 def hard_pixels(
     pixel_loss: Tensor,  # (B,H,W) cross entropy, −log p of the true class
     labels: Tensor,  # (B,H,W) int64, 255 = ignore
     threshold: float = 0.7,  # a pixel is hard if its true class has less probability, in [0, 1]
     min_kept: int = 100_000,  # but at least this many pixels, those of lowest p, are kept
+    gather: bool = False,  # at least so many of the batch of all processes of `torch.distributed`, each of which brings B images
 ) -> Tensor:  # (B,H,W) bool
     "Which pixels online hard example mining keeps. Ignored pixels never; all others if there are no more than `min_kept` of them."
     _check_range("threshold", threshold, 0, 1)
@@ -134,8 +136,11 @@ def hard_pixels(
     valid = labels != IGNORE
     p = torch.where(valid, torch.exp(-pixel_loss), 2.0)  # above any probability: an ignored pixel is the last to be chosen
     hard = p < threshold
-    count = min(int(min_kept), p.numel())
-    if count:
+    processes = process_count() if gather else 1
+    count = min(int(min_kept), processes * p.numel())
+    if count and processes > 1:
+        hard |= p <= kth_of_all(p, None, lambda total: torch.full_like(total, count - 1))
+    elif count:
         hard |= p <= _kth_smallest(p.flatten(), count - 1)
     return hard & valid
 
@@ -173,9 +178,16 @@ def pixel_cross_entropy(
     return _CrossEntropy.apply(logits.movedim(1, 3), labels, 3)
 
 
-def _ohem_mean(pixel_loss: Tensor, labels: Tensor, threshold: float, min_kept: int) -> Tensor:
-    kept = hard_pixels(pixel_loss, labels, threshold, min_kept)
-    return (pixel_loss * kept).sum() / kept.sum().clamp(min=1)
+def _mean_of_all(total: Tensor, count: Tensor, gather: bool) -> Tensor:
+    "Total over count. With `gather`, over the counts of all processes and times their number: the mean over the processes is the loss of the joint batch."
+    if gather and process_count() > 1:
+        total, (count,) = process_count() * total, sum_over_processes(count)
+    return total / count.clamp(min=1)
+
+
+def _ohem_mean(pixel_loss: Tensor, labels: Tensor, threshold: float, min_kept: int, gather: bool = False) -> Tensor:
+    kept = hard_pixels(pixel_loss, labels, threshold, min_kept, gather)
+    return _mean_of_all((pixel_loss * kept).sum(), kept.sum(), gather)
 
 
 def ohem_cross_entropy(
@@ -190,7 +202,7 @@ def ohem_cross_entropy(
     """
     return _ohem_mean(pixel_cross_entropy(logits, labels), labels, threshold, min_kept)
 
-# %% ../nbs/06_losses.ipynb #2ad2694d
+# %% ../nbs/06_losses.ipynb #be1ef260
 def supervised_loss(
     logits: Tensor,  # (B,C,H,W) of labelled images
     labels: Tensor,  # (B,H,W) int64, 255 = ignore
@@ -200,28 +212,30 @@ def supervised_loss(
     threshold: float = 0.7,  # see `ohem_cross_entropy`
     min_kept: int = 100_000,  # see `ohem_cross_entropy`
     pixel_loss: Tensor | None = None,  # (B,H,W) `pixel_cross_entropy(logits, labels)` where it is at hand; None = taken here
+    gather: bool = False,  # this process's part in the loss of the batch of all processes: the mean of the parts is that loss
 ) -> Tensor:  # scalar
     "L_s: cross entropy over labelled pixels, source and target alike. Raises `ConfigError` for unfitting shapes or settings."
     _check_maps(logits, labels)
     if pixel_loss is None:
         pixel_loss = pixel_cross_entropy(logits, labels)
     if ohem:
-        loss = _ohem_mean(pixel_loss, labels, threshold, min_kept)
+        loss = _ohem_mean(pixel_loss, labels, threshold, min_kept, gather)
     else:
-        loss = pixel_loss.sum() / (labels != IGNORE).sum().clamp(min=1)
+        loss = _mean_of_all(pixel_loss.sum(), (labels != IGNORE).sum(), gather)
     if aux_logits is None:
         return loss
     _check_range("aux_weight", aux_weight, 0)
     _check_maps(aux_logits, labels, "aux_logits")
-    return loss + aux_weight * supervised_loss(aux_logits, labels, ohem=ohem, threshold=threshold, min_kept=min_kept)
+    return loss + aux_weight * supervised_loss(aux_logits, labels, ohem=ohem, threshold=threshold, min_kept=min_kept, gather=gather)
 
-# %% ../nbs/06_losses.ipynb #4b61edd7
+# %% ../nbs/06_losses.ipynb #51919de9
 @torch.no_grad()
 def masked_percentile(
     values: Tensor,  # any shape, finite
     valid: Tensor | None,  # bool, same shape: which values count; None = all
     percent: float,  # in [0, 100]
     upper: bool = False,  # between two values, take the larger one
+    gather: bool = False,  # over the values of all processes
 ) -> Tensor:  # 0-d, a value of `values`; +inf if nothing is valid
     """Percentile of the valid values without waiting for the device to count them.
 
@@ -232,12 +246,14 @@ def masked_percentile(
     if valid is not None and valid.shape != values.shape:
         raise ConfigError(f"valid: found shape {tuple(valid.shape)}, expected that of the values, {tuple(values.shape)}")
     flat, size, parts = values.flatten(), values.numel(), round(percent * 1_000_000)
-    if size == 0:
-        return values.new_full((), math.inf)
 
     def rank(last):  # position of the percentile among 0 … last, in exact integer arithmetic
         return -(-last * parts // 100_000_000) if upper else last * parts // 100_000_000
 
+    if gather and process_count() > 1:
+        return kth_of_all(values, valid, lambda total: rank((total - 1).clamp(min=0)))
+    if size == 0:
+        return values.new_full((), math.inf)
     wanted = rank(size - 1)
     if valid is not None:  # put just so many invalid entries below all values that rank `wanted` of everything is the rank we look for
         valid = valid.flatten()
@@ -246,7 +262,7 @@ def masked_percentile(
         flat = torch.where(valid, flat, torch.where(first, -math.inf, math.inf).to(flat.dtype))
     return _kth_smallest(flat, wanted)
 
-# %% ../nbs/06_losses.ipynb #0d72b798
+# %% ../nbs/06_losses.ipynb #a6b4c2f4
 class PseudoLabels(NamedTuple):
     "What the teacher says of every pixel, and which of it is believed."
 
@@ -300,6 +316,7 @@ def pseudo_labels(
     drop_percent: float,  # d: share of pixels to drop, in [0, 100]
     keep: str = "sure",  # "sure" drops the highest entropy (the paper), "unsure" the lowest (the released code)
     valid: Tensor | None = None,  # (B,H,W) bool: pixels of an image, False = padding; None = all
+    gather: bool = False,  # the percentile is that of the images of all processes
 ) -> PseudoLabels:
     """Label every pixel with the teacher's likeliest class, and drop the d % of which it is least sure.
 
@@ -312,21 +329,22 @@ def pseudo_labels(
         raise ConfigError(f"keep: found {keep!r}, expected 'sure' or 'unsure'")
     guess, confidence, entropy = _read_teacher(_widened(teacher_logits))
     if keep == "sure":
-        threshold = masked_percentile(entropy, valid, 100 - drop_percent)
+        threshold = masked_percentile(entropy, valid, 100 - drop_percent, gather=gather)
         kept = entropy <= threshold
     else:
-        threshold = masked_percentile(entropy, valid, drop_percent, upper=True)
+        threshold = masked_percentile(entropy, valid, drop_percent, upper=True, gather=gather)
         kept = entropy >= threshold
     kept = kept if valid is None else kept & valid
     return PseudoLabels(guess.masked_fill(~kept, IGNORE), confidence, entropy, threshold, guess)
 
-# %% ../nbs/06_losses.ipynb #fdd6e4b2
+# %% ../nbs/06_losses.ipynb #40ad5b0b
 @torch.no_grad()
 def pseudo_label_weights(
     pseudo: PseudoLabels,  # only its labels and confidence are used
     gamma: float = 2.0,  # γ, 0 or more; 0 weighs all kept pixels alike
     class_rate: Tensor | None = None,  # (C,) r_c in [0, 1]: probability that a pixel of class c takes part; None = all do
     generator: torch.Generator | None = None,  # on the labels' device; draws who takes part
+    gather: bool = False,  # normalised over the pixels of all processes, whose generators are in the same state
 ) -> Tensor:  # (B,H,W), 0 for pixels that take no part; sums to 1, or to 0 if none does
     "confidence^γ, normalised over the pixels of the batch that take part (AEL, arXiv 2110.05474)."
     labels, confidence = pseudo[0], _widened(pseudo[1])
@@ -337,12 +355,15 @@ def pseudo_label_weights(
     if class_rate is not None:
         _check_shape("class_rate", class_rate, C=None)
         rate = class_rate[labels.clamp(max=len(class_rate) - 1)]
-        part &= torch.rand(labels.shape, generator=generator, device=labels.device) < rate
+        part &= draw_uniform(labels.shape, generator, labels.device, gather) < rate
     confidence = confidence * part
     tiny = torch.finfo(confidence.dtype).tiny
-    highest = confidence.flatten(1).amax(1).amax().clamp_min(tiny) if confidence.numel() else 1.0
+    highest = confidence.flatten(1).amax(1).amax().clamp_min(tiny) if confidence.numel() else confidence.new_full((), tiny)
+    if gather and process_count() > 1:
+        highest = gather_over_processes(highest).amax()
     weight = (confidence / highest) ** gamma * part  # relative to the highest, so that a large γ cannot underflow everywhere
-    return weight / weight.sum().clamp_min(tiny)
+    (total,) = sum_over_processes(weight.sum()) if gather else (weight.sum(),)
+    return weight / total.clamp_min(tiny)
 
 
 def unsupervised_loss(
@@ -351,18 +372,23 @@ def unsupervised_loss(
     gamma: float = 2.0,  # γ: a pixel weighs confidence^γ
     class_rate: Tensor | None = None,  # (C,) probability that a pixel of class c takes part; None = all do
     generator: torch.Generator | None = None,  # on the logits' device
+    gather: bool = False,  # this process's part in the loss of the batch of all processes: the mean of the parts is that loss
 ) -> Tensor:  # scalar; 0 with zero gradient if no pixel takes part
     "L_u: weighted cross entropy against the teacher's pseudo-labels. Raises `ConfigError` for unfitting shapes or settings."
     _check_maps(logits, pseudo[0])
     if class_rate is not None:
         _check_shape("class_rate", class_rate, C=logits.shape[1])
-    weight = pseudo_label_weights(pseudo, gamma, class_rate, generator)
-    return (pixel_cross_entropy(logits, pseudo[0]) * weight).sum()
+    weight = pseudo_label_weights(pseudo, gamma, class_rate, generator, gather)
+    loss = (pixel_cross_entropy(logits, pseudo[0]) * weight).sum()
+    return process_count() * loss if gather and process_count() > 1 else loss
 
-# %% ../nbs/06_losses.ipynb #695a739a
-def _info_nce(s_plus: Tensor, log_push: Tensor, valid: Tensor | None) -> Tensor:
+# %% ../nbs/06_losses.ipynb #adf2741f
+def _info_nce(s_plus: Tensor, log_push: Tensor, valid: Tensor | None, mine: Tensor | None = None) -> Tensor:
     "−log σ(s⁺ − log Σ_j e^s⁻_j), both (C,M), averaged over the anchors of the classes that take part."
-    loss = -F.logsigmoid(s_plus - log_push).mean(1)  # (C,)
+    loss = -F.logsigmoid(s_plus - log_push)
+    if mine is not None:  # the others' anchors are in the others' parts
+        loss = process_count() * torch.where(mine, loss, 0.0)
+    loss = loss.mean(1)  # (C,)
     return loss.mean() if valid is None else torch.where(valid, loss, 0.0).sum() / valid.sum().clamp(min=1)
 
 
@@ -434,7 +460,7 @@ def _unlabelled_pixels(labelled: Tensor, valid: Tensor | None, like: Tensor) -> 
     unlabelled = (~labelled)[:, None, None].expand_as(like)
     return unlabelled if valid is None else unlabelled & valid
 
-# %% ../nbs/06_losses.ipynb #a953c8cd
+# %% ../nbs/06_losses.ipynb #7a7655ab
 @torch.no_grad()
 def anchor_mask(
     probs: Tensor,  # (B,C,H,W) of the teacher
@@ -444,6 +470,7 @@ def anchor_mask(
     threshold: float = 0.3,  # δ_p, in [0, 1]
     entropy_percentile: float = 20,  # unlabelled pixels below it are reliable, in [0, 100]
     valid: Tensor | None = None,  # (B,H,W) bool: pixels of an image, False = padding; None = all
+    gather: bool = False,  # the percentile is that of the images of all processes
 ) -> Tensor:  # (B,C,H,W) bool: may this pixel be an anchor of class c?
     """Anchors of class c: pixels labelled c, or reliably taken for c, with p_c > δ_p (U2PL, arXiv 2203.03884).
 
@@ -451,11 +478,11 @@ def anchor_mask(
     """
     _check_roles(probs, labels, entropy, labelled, valid)
     unlabelled = _unlabelled_pixels(labelled, valid, entropy)
-    reliable = unlabelled & (entropy <= masked_percentile(entropy, unlabelled, entropy_percentile))
+    reliable = unlabelled & (entropy <= masked_percentile(entropy, unlabelled, entropy_percentile, gather=gather))
     believed = reliable | labelled[:, None, None]
     return _is_class(labels, probs.shape[1]) & believed[:, None] & (probs > threshold)
 
-# %% ../nbs/06_losses.ipynb #d26ccd1c
+# %% ../nbs/06_losses.ipynb #1c2d05e9
 @torch.no_grad()
 def negative_mask(
     probs: Tensor,  # (B,C,H,W) of the teacher
@@ -467,6 +494,7 @@ def negative_mask(
     entropy_percentile: float = 80,  # unlabelled pixels above it are unreliable, in [0, 100]
     released: bool = False,  # the released code's conditions, which no pixel can meet
     valid: Tensor | None = None,  # (B,H,W) bool: pixels of an image, False = padding; None = all
+    gather: bool = False,  # the percentile is that of the images of all processes
 ) -> Tensor:  # (B,C,H,W) bool: may this pixel be a negative of class c?
     """Negatives of class c: pixels that are probably not c (U2PL, arXiv 2203.03884).
 
@@ -479,19 +507,20 @@ def negative_mask(
     is_label = _is_class(labels, probs.shape[1])
     likely, possible = among_top(probs, low_rank), among_top(probs, high_rank)
     unlabelled = _unlabelled_pixels(labelled, valid, entropy)
-    unreliable = unlabelled & (entropy >= masked_percentile(entropy, unlabelled, entropy_percentile, upper=True))
+    unreliable = unlabelled & (entropy >= masked_percentile(entropy, unlabelled, entropy_percentile, upper=True, gather=gather))
     with_label = ((labels != IGNORE) & labelled[:, None, None])[:, None]
     from_labelled, from_unlabelled = ~is_label & likely & with_label, possible & ~likely & unreliable[:, None]
     if released:  # asks for class c and not c at once, and for the likeliest class to rank behind the third
         return (from_labelled & is_label) | (from_unlabelled & among_top(probs, 1))
     return from_labelled | from_unlabelled
 
-# %% ../nbs/06_losses.ipynb #74175cfb
+# %% ../nbs/06_losses.ipynb #c2da0706
 @torch.no_grad()
 @_own_precision
 def class_prototypes(
     embeddings: Tensor,  # (B,D,h,w) of the teacher
     mask: Tensor,  # (B,C,h,w) bool: pixels that count for class c
+    gather: bool = False,  # over the pixels of all processes
 ) -> tuple[Tensor, Tensor]:  # (C,D) mean embeddings, 0 where there is none; (C,) bool: is there one?
     "The centre of every class in the batch: the positive of L_c. Raises `ConfigError` for unfitting shapes."
     _check_shape("embeddings", embeddings, B=None, D=None, h=None, w=None)
@@ -500,6 +529,8 @@ def class_prototypes(
     embeddings = _widened(embeddings)
     count = mask.sum((0, 2, 3))
     total = (mask.flatten(2).to(embeddings.dtype) @ embeddings.flatten(2).mT).sum(0)  # (B,C,hw) by (B,hw,D)
+    if gather:
+        total, count = sum_over_processes(total, count)
     return total / count.clamp(min=1)[:, None], count > 0
 
 # %% ../nbs/06_losses.ipynb #04db9426
@@ -535,7 +566,7 @@ def gather_pixels(
         return embeddings.flatten(2)[image.flatten(), :, position.flatten()].view(*index.shape, -1)
     return embeddings.movedim(1, -1)[image, position // width, position % width]  # channels_last: a pixel's D numbers stand together
 
-# %% ../nbs/06_losses.ipynb #d35aa22b
+# %% ../nbs/06_losses.ipynb #0b3be569
 _BUFFER = {"cpu": 2**20}  # numbers gathered at a time: few enough for a processor's cache …
 _BUFFER_ELSEWHERE = 2**26  # … while a GPU wants few, large pieces of work
 
@@ -573,6 +604,7 @@ def memory_contrastive_loss(
     temperature: float = 0.5,  # w, more than 0
     valid: Tensor | None = None,  # (C,) bool: classes that take part; None = all
     unit: bool = False,  # the table's rows have length 1 (or 0) already, which then need not be measured
+    mine: Tensor | None = None,  # (C,M) bool, from `sample_pixels_of_all`: the anchors of this process, whose part in the joint loss this is; None = all
 ) -> Tensor:  # scalar; 0 with zero gradient if no class takes part
     """`contrastive_loss(anchors, positives, memory[rows], temperature, valid)` in less memory and time: same value, same gradient.
 
@@ -583,4 +615,118 @@ def memory_contrastive_loss(
     _check_shape("memory", memory, R=None, D=D)
     _check_shape("rows", rows, C=C, M=M, N=None)
     log_push = _LogPush.apply(a.flatten(0, 1), memory.detach(), rows.flatten(0, 1), temperature, unit)
-    return _info_nce(s_plus, log_push.view(C, M), valid)
+    return _info_nce(s_plus, log_push.view(C, M), valid, mine)
+
+# %% ../nbs/06_losses.ipynb #f61fa6f5
+def process_count() -> int:
+    "P: how many processes train together; 1 without `torch.distributed`."
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
+def process_index() -> int:
+    "Which of them this one is, from 0."
+    return distributed.get_rank() if process_count() > 1 else 0
+
+
+@torch.no_grad()
+def gather_over_processes(
+    value: Tensor,  # of one shape in all processes
+) -> Tensor:  # (P, *shape): the value of each process
+    "Everybody's value, in the order of the processes. One collective operation; without a process group, a view."
+    if process_count() == 1:
+        return value.detach()[None]
+    parcel = value.detach().contiguous()
+    found = parcel.new_empty(process_count(), *parcel.shape)
+    distributed.all_gather(list(found.unbind(0)), parcel)
+    return found
+
+
+@torch.no_grad()
+def sum_over_processes(
+    *values: Tensor,  # each of one shape in all processes
+) -> tuple[Tensor, ...]:  # their sums
+    "Values added up over the processes. One collective operation, in the widest of the dtypes; without a process group, the values as they are."
+    if process_count() == 1:
+        return values
+    dtype = values[0].dtype
+    for value in values[1:]:
+        dtype = torch.promote_types(dtype, value.dtype)
+    parcel = torch.cat([value.detach().to(dtype).flatten() for value in values])
+    distributed.all_reduce(parcel)
+    return tuple(part.view(value.shape).to(value.dtype) for part, value in zip(parcel.split([v.numel() for v in values]), values))
+
+
+def draw_uniform(
+    shape: tuple[int, ...],  # (B, ...)
+    generator: torch.Generator | None,  # on the device, in the same state in all processes
+    device: torch.device,
+    gather: bool = False,  # as rows of one draw for the images of all processes
+) -> Tensor:  # evenly from [0, 1)
+    "Numbers for the images of this process: its rows of what one process with all images would draw."
+    processes = process_count() if gather else 1
+    drawn = torch.rand(processes * shape[0], *shape[1:], generator=generator, device=device)
+    return drawn[process_index() * shape[0]:][:shape[0]] if processes > 1 else drawn
+
+# %% ../nbs/06_losses.ipynb #bfc9a0bf
+@torch.no_grad()
+def kth_of_all(
+    values: Tensor,  # floating, this process's numbers, any shape; it may differ from process to process
+    valid: Tensor | None,  # bool, same shape: which count; None = all
+    rank: Callable[[Tensor], Tensor | int],  # k, from 0, given the number of valid values of all processes, 0-d int64
+) -> Tensor:  # 0-d: the k-th smallest of all; +inf if there is none
+    "The k-th smallest number of all processes, exactly, digit by digit; three sums of up to 2,048 counts (six for float64). Does not wait for the device."
+    values = _widened(values)
+    whole = torch.int64 if values.dtype == torch.float64 else torch.int32
+    bits, lowest, largest = torch.iinfo(whole).bits, torch.iinfo(whole).min, torch.iinfo(whole).max
+    key = torch.where(values.isnan(), torch.nan, values).flatten().view(whole)  # a NaN is larger than all, whatever its sign says
+    key = torch.where(key < 0, key ^ largest, key) ^ lowest  # negative numbers count backwards and come first
+    alive = torch.ones_like(key, dtype=torch.int64) if valid is None else valid.flatten().long()
+    found, wanted, total = key.new_zeros(()), None, None
+    for end in range(bits, 0, -11):  # 11 bits at a time
+        shift, cells = max(0, end - 11), 2 ** min(11, end)
+        digit = ((key >> shift) & (cells - 1)).long()
+        (counts,) = sum_over_processes(alive.new_zeros(cells).index_add_(0, digit, alive))
+        running = counts.cumsum(0)
+        if total is None:
+            total = running[-1]
+            wanted = rank(total)
+        chosen = (running <= wanted).sum().clamp(max=cells - 1)
+        wanted = wanted - (running - counts).gather(0, chosen[None])[0]  # its rank among those that begin so
+        found = found | (chosen.to(whole) << shift)
+        alive = alive * (digit == chosen)
+    found = found ^ lowest
+    found = torch.where(found < 0, found ^ largest, found)[None].view(values.dtype)[0]
+    return torch.where(total > 0, found, math.inf)
+
+# %% ../nbs/06_losses.ipynb #b8862ac4
+@torch.no_grad()
+def sample_pixels_of_all(
+    mask: Tensor,  # (B,C,h,w) bool: pixels to choose from in the images of this process, class by class
+    per_class: int,  # how many to draw for every class, in all processes together
+    generator: torch.Generator | None = None,  # on the mask's device, in the same state in all processes
+    parts: Sequence[int] | None = None,  # the B images are so many of each kind; the joint batch has everybody's of the first kind first. None: one kind
+) -> tuple[Tensor, Tensor, Tensor | None]:  # (C, per_class) int64 positions in this process's (B·h·w); (C,) bool: has any process one?; (C, per_class) bool: which are its own
+    """`sample_pixels` of the joint batch: the same pixels that one process with all images would draw, each found by the process that has it.
+
+    The third result is None for one process: all are its own. Positions of the others' pixels stand for nothing.
+    Raises `ConfigError` for unfitting shapes, or if `parts` does not add up to B."""
+    if process_count() == 1:
+        return (*sample_pixels(mask, per_class, generator), None)
+    _check_shape("mask", mask, B=None, C=None, h=None, w=None)
+    parts = [len(mask)] if parts is None else [n for n in parts if n]
+    if sum(parts) != len(mask):
+        raise ConfigError(f"parts: found {parts}, expected numbers that add up to the {len(mask)} images of the mask")
+    own = mask.sum((2, 3))  # (B,C)
+    everyone = gather_over_processes(own).split(parts, dim=1)  # for each kind (P,n,C)
+    counts = torch.cat([kind.flatten(0, 1) for kind in everyone])  # (P·B,C), in the order of the joint batch
+    before, total = counts.cumsum(0) - counts, counts.sum(0)
+    kinds = before.split([process_count() * n for n in parts])
+    first = torch.cat([kind[process_index() * n:][:n] for kind, n in zip(kinds, parts)])  # (B,C): where each image's pixels begin in the joint count
+    draw = (torch.rand(mask.shape[1], per_class, generator=generator, device=mask.device) * total[:, None].int()).int()
+    draw = torch.minimum(draw, total[:, None] - 1).clamp(min=0)  # (C,n)
+    inside = (draw >= first[:, :, None]) & (draw < (first + own)[:, :, None])  # (B,C,n)
+    shift = own.cumsum(0) - own - first  # from the joint count to that of this process
+    target = ((draw + shift[:, :, None]) * inside).sum(0)
+    flat = mask.movedim(1, 0).flatten(1)  # (C, B·h·w)
+    index = torch.searchsorted(flat.cumsum(1), target + 1)
+    return index.clamp(max=flat.shape[1] - 1), total > 0, inside.any(0)

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['DEPARTURES', 'TrainingConfig', 'StepPlan', 'PlanState', 'draw_in_epochs', 'plan_step', 'StepLoader', 'image_of',
            'WithoutLabels', 'TrainingState', 'build_model', 'training_step', 'TeacherView', 'teacher_view',
-           'contrast_step', 'poly_lr', 'resolve_device', 'StopRequested', 'GracefulStop', 'save_checkpoint',
-           'load_checkpoint', 'Probe', 'Trainer', 'predict_logits', 'same_size_batches', 'centre_crop', 'evaluate']
+           'contrast_step', 'joint_terms', 'without_effect', 'JointDropout', 'share_dropout', 'poly_lr',
+           'resolve_device', 'StopRequested', 'GracefulStop', 'save_checkpoint', 'load_checkpoint', 'Probe', 'Trainer',
+           'predict_logits', 'same_size_batches', 'centre_crop', 'evaluate']
 
-# %% ../nbs/12_training.ipynb #9c86a676
+# %% ../nbs/12_training.ipynb #b332cc07
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,11 +32,11 @@ from .data import paste_augment, strong_augment, weak_augment
 from .errors import ConfigError, StoreError
 from .labels import IGNORE, LabelSpace, Sample
 from .losses import (
-    PseudoLabels, anchor_mask, class_prototypes, first_images, gather_pixels, memory_contrastive_loss, negative_mask, normalised_entropy, pixel_cross_entropy,
-    pseudo_labels, sample_pixels, supervised_loss, unsupervised_loss)
+    PseudoLabels, anchor_mask, class_prototypes, draw_uniform, first_images, gather_pixels, memory_contrastive_loss, negative_mask, normalised_entropy,
+    pixel_cross_entropy, process_count, process_index, pseudo_labels, sample_pixels_of_all, sum_over_processes, supervised_loss, unsupervised_loss)
 from .metrics import Metrics, SegmentationMetrics
 from .mixing import CutMixTable, class_boxes, copy_paste, cutmix
-from .models import DeepLabV3Plus, EMATeacher
+from .models import DeepLabV3Plus, EMATeacher, SegmentationOutput
 from .store import atomic_write_bytes
 
 # %% ../nbs/12_training.ipynb #67673e7b
@@ -218,7 +219,7 @@ def plan_step(
         partner_class.append(wanted if rng.random() < config.cutmix_probability else -1)
     return StepPlan(step, (config.seed, stage, step, 2), source, labelled, paste, unlabelled, partner, partner_class)
 
-# %% ../nbs/12_training.ipynb #87cbfe1c
+# %% ../nbs/12_training.ipynb #6812d270
 class StepLoader(Dataset):
     "Turns a `StepPlan` into the step's tensors: reads the images and makes their weak views."
 
@@ -229,8 +230,11 @@ class StepLoader(Dataset):
         source: Dataset,  # labelled source images; length 0 in the source-free setting
         labelled: Dataset,  # the target images, with the labels bought so far
         unlabelled: Dataset,  # the target images, their labels hidden
+        process_index: int = 0,  # which of the processes that train together loads here, from 0
+        process_count: int = 1,  # P, how many there are; each gets 1/P of the images of every kind
     ):
         self.config, self.num_classes = config, num_classes
+        self.process_index, self.process_count = process_index, process_count
         self.pools = {"source": source, "labelled": labelled, "unlabelled": unlabelled}
 
     def _view(self, pool: str, index: int, seed: tuple[int, ...]):
@@ -259,31 +263,42 @@ class StepLoader(Dataset):
             return iter(DataLoader(self, batch_size=None, sampler=plans, num_workers=workers, pin_memory=pin_memory))
         return map(self.__getitem__, plans)  # a DataLoader would add a millisecond to every step
 
+    def _share(self, name: str, count: int) -> range:
+        "The slots of this process among the `count` of one kind."
+        n, rest = divmod(count, self.process_count)
+        if rest:
+            raise ConfigError(f"{name}: found {count} images a step, expected a multiple of the {self.process_count} processes")
+        return range(self.process_index * n, (self.process_index + 1) * n)
+
     def __getitem__(self, plan: StepPlan) -> dict[str, Tensor]:
-        slots = [("source", i) for i in plan.source] + [("labelled", i) for i in plan.labelled]
-        views = [self._view(pool, i, (*plan.seed, 0, k)) for k, (pool, i) in enumerate(slots)]
+        "Raises `ConfigError` if the images of a kind cannot be shared out evenly."
+        S, T, U = (self._share(f"{kind}_batch", len(of)) for kind, of in zip(("source", "target", "unlabelled"), (plan.source, plan.labelled, plan.unlabelled)))
+        slots = [(k, "source", plan.source[k]) for k in S] + [(len(plan.source) + k, "labelled", plan.labelled[k]) for k in T]
+        views = [self._view(pool, i, (*plan.seed, 0, k)) for k, pool, i in slots]
         height, width = self.config.crop_size
         batch = {
             "image": torch.stack([v[0] for v in views]) if views else torch.zeros(0, 3, height, width),
             "labels": torch.stack([v[1] for v in views]) if views else torch.zeros(0, height, width, dtype=torch.int64),
-            "source_index": torch.tensor(plan.source, dtype=torch.int64),
-            "labelled_index": torch.tensor(plan.labelled, dtype=torch.int64),
+            "source_index": torch.tensor(plan.source[S.start:S.stop], dtype=torch.int64),
+            "labelled_index": torch.tensor(plan.labelled[T.start:T.stop], dtype=torch.int64),
         }
-        if any(p is not None for p in plan.paste):
+        if any(plan.paste[k] is not None for k, _, _ in slots):
             classes = torch.zeros(len(slots), self.num_classes, dtype=torch.bool)
             image, labels = torch.zeros_like(batch["image"]), torch.full_like(batch["labels"], IGNORE)
-            for k, paste in enumerate(plan.paste):
-                if paste is not None:
-                    image[k], labels[k] = self._paste(paste[0], paste[1], (*plan.seed, 1, k))
-                    classes[k, list(paste[2])] = True
+            for row, (k, _, _) in enumerate(slots):
+                if plan.paste[k] is not None:
+                    pool, index, pasted = plan.paste[k]
+                    image[row], labels[row] = self._paste(pool, index, (*plan.seed, 1, k))
+                    classes[row, list(pasted)] = True
             batch |= {"paste_image": image, "paste_labels": labels, "paste_classes": classes}
         if plan.unlabelled:
-            indices = plan.unlabelled + plan.partner
-            views = [self._view("unlabelled", i, (*plan.seed, 2, k)) for k, i in enumerate(indices)]
+            places = [*U, *(len(plan.unlabelled) + k for k in U)]
+            indices = [(plan.unlabelled + plan.partner)[k] for k in places]
+            views = [self._view("unlabelled", i, (*plan.seed, 2, k)) for k, i in zip(places, indices)]
             batch |= {"unlabelled": torch.stack([v[0] for v in views]),  # (2U,3,H,W): bases, then partners
                       "padding": torch.stack([v[1] == IGNORE for v in views]),  # (2U,H,W): outside of the image
                       "unlabelled_index": torch.tensor(indices, dtype=torch.int64),
-                      "partner_class": torch.tensor(plan.partner_class, dtype=torch.int64)}
+                      "partner_class": torch.tensor(plan.partner_class[U.start:U.stop], dtype=torch.int64)}
         return batch
 
 # %% ../nbs/12_training.ipynb #fcf5e6b2
@@ -329,7 +344,7 @@ def build_model(config: TrainingConfig, num_classes: int) -> DeepLabV3Plus:
         config.backbone, num_classes, embedding_dim=config.embedding_dim, weights=config.weights,
         output_stride=config.output_stride, aspp_channels=config.aspp_channels)
 
-# %% ../nbs/12_training.ipynb #9d4c7987
+# %% ../nbs/12_training.ipynb #f137fa5b
 def training_step(
     state: TrainingState,  # student, teacher, banks; the banks and tables are updated here
     batch: dict[str, Tensor],  # from `StepLoader`, on the device
@@ -338,7 +353,9 @@ def training_step(
     generator: torch.Generator,  # on the device
     student: nn.Module | None = None,  # the student as wrapped for several devices; default: `state.student`
 ) -> tuple[Tensor, dict[str, Tensor]]:  # L; its terms, unweighted and with their graph, and what was seen on the way
-    "L = lambda_s L_s + lambda_u L_u + lambda_c L_c for one batch. Nothing here waits for the device."
+    """L = lambda_s L_s + lambda_u L_u + lambda_c L_c for one batch. Nothing here waits for the device.
+
+    In a process group the batch is this process's share, the terms have the values of the joint batch, and the mean of the processes' gradients is its gradient."""
     student = student or state.student
     terms: dict[str, Tensor] = {}
 
@@ -347,6 +364,7 @@ def training_step(
     if "paste_image" in batch:
         image, labels = copy_paste(image, labels, batch["paste_image"], batch["paste_labels"], batch["paste_classes"])
     num_labelled, num_unlabelled = len(image), len(batch["unlabelled"]) // 2 if "unlabelled" in batch else 0
+    parts = len(batch["source_index"]), len(batch["labelled_index"]), num_unlabelled
     needs_teacher = num_unlabelled > 0 or config.lambda_c > 0 or config.consistency_on_labelled
 
     # 2. The teacher looks at the weak views.
@@ -360,55 +378,64 @@ def training_step(
     students_view = image
     if num_unlabelled:
         pseudo = pseudo_labels(teacher_logits[num_labelled:], config.drop_percent * (1 - progress),
-                               keep="unsure" if config.keep_unsure else "sure", valid=~batch["padding"])
-        kept = (pseudo.labels != IGNORE).sum() / (~batch["padding"]).sum().clamp(min=1)
+                               keep="unsure" if config.keep_unsure else "sure", valid=~batch["padding"], gather=True)
+        kept, inside = sum_over_processes((pseudo.labels != IGNORE).sum(), (~batch["padding"]).sum())
         guess = pseudo.guess.masked_fill(batch["padding"], IGNORE)
-        state.target_table.update(batch["unlabelled_index"], guess)
-        boxes = class_boxes(guess[num_unlabelled:], batch["partner_class"], generator=generator, stride=4)  # empty where nothing is asked for
+        state.target_table.update(batch["unlabelled_index"], guess, gather=True)
+        boxes = class_boxes(guess[num_unlabelled:], batch["partner_class"], generator=generator, stride=4, gather=True)  # empty where nothing is asked for
         base, other = slice(0, num_unlabelled), slice(num_unlabelled, None)
         mixed, *fields = cutmix(
             boxes, *((t[base], t[other]) for t in (batch["unlabelled"], pseudo.labels, pseudo.confidence, pseudo.entropy)))
         pseudo = PseudoLabels(*fields, pseudo.threshold)
-        students_view = torch.cat([image, strong_augment(mixed, generator) if config.strong_views else mixed])
+        if config.strong_views:
+            mixed = strong_augment(mixed, generator, draws=draw_uniform((num_unlabelled, 9), generator, mixed.device, gather=True))
+        students_view = torch.cat([image, mixed])
 
     # 4. The student looks once at everything: labelled images, and the strong, mixed view of the unlabelled ones.
+    if process_count() > 1:
+        share_dropout(state.student, parts)
     output = student(students_view)
     logits, unlabelled_logits = output.logits.float().split([num_labelled, num_unlabelled])
-    pixel_loss, loss = pixel_cross_entropy(logits, labels), logits.new_zeros(())
+    pixel_loss = pixel_cross_entropy(logits, labels)
     if config.lambda_s > 0:
         terms["L_s"] = supervised_loss(
             logits, labels, aux_logits=None if output.aux_logits is None else first_images(output.aux_logits, num_labelled).float(), aux_weight=config.aux_weight,
-            ohem=config.ohem, threshold=config.ohem_threshold, min_kept=max(1, int(config.ohem_kept * labels.numel())), pixel_loss=pixel_loss)
-        loss = loss + config.lambda_s * terms["L_s"]
+            ohem=config.ohem, threshold=config.ohem_threshold, min_kept=max(1, int(config.ohem_kept * labels.numel() * process_count())),
+            pixel_loss=pixel_loss, gather=True)
 
     # 5. L_u: follow the pseudo-labels, the confident ones more, the well-learnt classes less.
     if config.lambda_u > 0 and num_unlabelled:
         rate = state.confidence.class_rate() if config.class_rate else None
-        terms["L_u"] = unsupervised_loss(unlabelled_logits, pseudo, gamma=config.gamma, class_rate=rate, generator=generator)
-        terms["kept"] = kept
-        loss = loss + config.lambda_u * terms["L_u"]
+        terms["L_u"] = unsupervised_loss(unlabelled_logits, pseudo, gamma=config.gamma, class_rate=rate, generator=generator, gather=True)
+        terms["kept"] = kept / inside.clamp(min=1)
     if config.lambda_u > 0 and config.consistency_on_labelled:
-        own = pseudo_labels(teacher_logits[:num_labelled], 0.0)
-        terms["L_u_labelled"] = unsupervised_loss(logits, own, gamma=config.gamma)
-        loss = loss + config.lambda_u * terms["L_u_labelled"]
+        own = pseudo_labels(teacher_logits[:num_labelled], 0.0, gather=True)
+        terms["L_u_labelled"] = unsupervised_loss(logits, own, gamma=config.gamma, gather=True)
 
     # 6. L_c: pull anchors to their class's centre, push them from the bank's negatives.
     if config.lambda_c > 0:
         mixing = (guess, boxes) if num_unlabelled else None
         terms["L_c"] = contrast_step(state.memory, output.embeddings.float(), teacher_view(teacher_logits, teacher_embeddings, labels, mixing),
-                                     config, generator)
-        loss = loss + config.lambda_c * terms["L_c"]
+                                     config, generator, parts)
 
     # 7. What was seen of each class.
     with torch.no_grad():
         state.confidence.update_right(torch.exp(-pixel_loss), labels, gather=True)  # e^(−loss) is the probability of the label
         num_source = len(batch["source_index"])
-        state.source_table.update(batch["source_index"], batch["labels"][:num_source])
+        state.source_table.update(batch["source_index"], batch["labels"][:num_source], gather=True)
         if len(batch["labelled_index"]):
-            state.target_table.update(batch["labelled_index"], batch["labels"][num_source:])
+            state.target_table.update(batch["labelled_index"], batch["labels"][num_source:], gather=True)
+
+    # 8. The sum.
+    if process_count() > 1:
+        terms = joint_terms(terms)
+    weights = {"L_s": config.lambda_s, "L_u": config.lambda_u, "L_u_labelled": config.lambda_u, "L_c": config.lambda_c}
+    loss = sum((weight * terms[name] for name, weight in weights.items() if name in terms), start=logits.new_zeros(()))
+    if process_count() > 1:
+        loss = loss + without_effect(output, terms)
     return loss, {**terms, "loss": loss}
 
-# %% ../nbs/12_training.ipynb #e7e0e97d
+# %% ../nbs/12_training.ipynb #a54e3277
 class TeacherView(NamedTuple):
     "What the teacher says of the images that the student sees, at the resolution of the embeddings."
 
@@ -443,25 +470,75 @@ def contrast_step(
     view: TeacherView,  # of the same images
     config: TrainingConfig,
     generator: torch.Generator,  # on the device
+    parts: Sequence[int] | None = None,  # how many of the B images are of each kind: with several processes, the order of the joint batch
 ) -> Tensor:  # scalar
     "Fill the bank, then L_c. Anchors carry gradient, nothing else does."
     with torch.no_grad():
         entropy, inside = normalised_entropy(view.probs), view.labels != IGNORE
         roles = view.probs, view.labels, entropy, view.labelled
-        anchors_at = anchor_mask(*roles, threshold=config.anchor_threshold, entropy_percentile=config.reliable_percentile, valid=inside)
+        anchors_at = anchor_mask(*roles, threshold=config.anchor_threshold, entropy_percentile=config.reliable_percentile, valid=inside, gather=True)
         negatives_at = negative_mask(*roles, low_rank=config.low_rank, high_rank=config.high_rank, released=config.released_negatives,
-                                     entropy_percentile=config.unreliable_percentile, valid=inside)
-        centres, has_centre = class_prototypes(view.embeddings, anchors_at)
-        index, found = sample_pixels(negatives_at, config.bank_push, generator)  # (C,P)
+                                     entropy_percentile=config.unreliable_percentile, valid=inside, gather=True)
+        centres, has_centre = class_prototypes(view.embeddings, anchors_at, gather=True)
+        index, found, mine = sample_pixels_of_all(negatives_at, config.bank_push, generator, parts)  # (C,P)
         C, P = index.shape
         entries = F.normalize(gather_pixels(view.embeddings, index.flatten()), dim=-1)  # L_c asks for directions only
-        memory.push(entries, torch.arange(C, device=index.device).repeat_interleave(P),
-                    valid=found.repeat_interleave(P), gather=True)
+        if mine is not None:  # each row comes from the process that has the pixel, and goes to all: equal pushes, equal banks
+            (entries,) = sum_over_processes(torch.where(mine.flatten()[:, None], entries, 0.0))
+        memory.push(entries, torch.arange(C, device=index.device).repeat_interleave(P), valid=found.repeat_interleave(P))
         rows, has_negatives = memory.draw(config.num_anchors * config.num_negatives, generator)
-        anchors_index, has_anchors = sample_pixels(anchors_at, config.num_anchors, generator)
+        anchors_index, has_anchors, mine = sample_pixels_of_all(anchors_at, config.num_anchors, generator, parts)
     return memory_contrastive_loss(
         gather_pixels(embeddings, anchors_index), centres, memory.entries, rows.view(C, config.num_anchors, config.num_negatives),
-        temperature=config.temperature, valid=has_anchors & has_centre & has_negatives, unit=True)
+        temperature=config.temperature, valid=has_anchors & has_centre & has_negatives, unit=True, mine=mine)
+
+# %% ../nbs/12_training.ipynb #b0ffdeb2
+def joint_terms(
+    terms: dict[str, Tensor],  # this process's parts, scalars
+) -> dict[str, Tensor]:  # the values of the joint batch, the gradients of the parts
+    "Terms as one process with all images would report them: the mean of the parts."
+    (total,) = sum_over_processes(torch.stack([term.detach().float() for term in terms.values()]))
+    return {name: term + (value - term.detach()) for (name, term), value in zip(terms.items(), total / process_count())}
+
+
+def without_effect(
+    output: SegmentationOutput,
+    terms: dict[str, Tensor],  # those that are on
+) -> Tensor:  # 0, with a gradient of 0 for the outputs that none of the terms uses
+    "So that every weight has a gradient, which is what several processes wait for."
+    unused = [() if "L_c" in terms else output.embeddings, () if "L_s" in terms else output.aux_logits,
+              () if terms.keys() & {"L_s", "L_u", "L_u_labelled"} else output.logits]
+    return sum((0.0 * t.float().mean() for t in unused if isinstance(t, Tensor)), start=output.logits.new_zeros(()))
+
+
+class JointDropout(nn.Dropout):
+    """Dropout of a process's images as rows of the draw for the joint batch; all processes have their generators in the same state.
+
+    On a CPU the draw is the very one that `nn.Dropout` makes on one process. A GPU's fused kernel counts otherwise: there the two are equal in distribution."""
+
+    parts: tuple[int, ...] = ()  # images of each kind, as in `sample_pixels_of_all`
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or process_count() == 1:
+            return super().forward(x)
+        layout = torch.channels_last if x.ndim == 4 and not x.is_contiguous() else torch.contiguous_format
+        drawn = torch.empty(process_count() * len(x), *x.shape[1:], dtype=x.dtype, device=x.device, memory_format=layout).bernoulli_(1 - self.p)
+        kinds = zip(drawn.split([process_count() * n for n in self.parts]), self.parts)
+        return x * torch.cat([kind[process_index() * n:][:n] for kind, n in kinds]).div_(1 - self.p)
+
+
+def share_dropout(
+    network: nn.Module,  # changed in place: each `nn.Dropout` becomes a `JointDropout`; neither has weights
+    parts: tuple[int, ...],  # images of each kind in the coming pass
+) -> None:
+    "Tell the dropout layers of a network which rows of the joint batch its images are."
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Dropout:
+                child = JointDropout(child.p).train(child.training)
+                setattr(module, name, child)
+            if isinstance(child, JointDropout):
+                child.parts = tuple(parts)
 
 # %% ../nbs/12_training.ipynb #74f2e491
 def poly_lr(lr: float, step: int, num_steps: int, power: float = 0.9) -> float:
@@ -589,7 +666,7 @@ class Probe:
                 "right/student": share(student.argmax(1) == labels, known),
                 "gap": (teacher.softmax(1) - student.softmax(1)).abs().sum(1).mean() / 2}  # total variation: 0 = the same, 1 = nothing in common
 
-# %% ../nbs/12_training.ipynb #2e090323
+# %% ../nbs/12_training.ipynb #6fcfa741
 class Trainer:
     "Runs `training_step` for one stage: loads data ahead, schedules, logs, saves, and continues where it was stopped."
 
@@ -625,7 +702,8 @@ class Trainer:
             fused=self.device.type in ("cpu", "cuda"))
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         self.student, self.optimizer = self.accelerator.prepare(state.student, self.optimizer)
-        self.loader = StepLoader(config, label_space.num_classes, source, target, WithoutLabels(target) if target is not None else None)
+        self.loader = StepLoader(config, label_space.num_classes, source, target, WithoutLabels(target) if target is not None else None,
+                                 process_index=self.accelerator.process_index, process_count=self.accelerator.num_processes)
         self.step, self.plan_state, self.log = 0, None, []
         self.generator = torch.Generator(self.device)
 
