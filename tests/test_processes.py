@@ -322,14 +322,21 @@ def new_state(config=CONFIG):
     "A network with opinions: an untrained one finds all classes alike, and its entropies differ in their last digits only."
     torch.manual_seed(1)
     state = TrainingState(config, 19, 6, 6)
+    student = state.student
+    norms = [m for m in student.modules() if isinstance(m, nn.BatchNorm2d)]
     with torch.no_grad():
-        for network in (state.student, state.teacher.model):
-            network.classifier.weight.mul_(20)
-            network.auxiliary[-1].weight.mul_(20)
+        for norm in norms:
+            norm.momentum = 1.0
+        student.train()(torch.stack([pools()[1][k].image for k in range(4)]))  # statistics of real activations
+        for norm in norms:
+            norm.momentum = 0.1
+        student.classifier.weight.mul_(4)
+        student.auxiliary[-1].weight.mul_(4)
+    state.teacher.model.load_state_dict(student.state_dict())
     return state
 
 
-def train(config, folder, name, dtype, steps=5):
+def train(config, folder, name, dtype, steps=4):
     "Train through the trainer, write the log and everything that was learnt."
     state = new_state(config).to(dtype)
     if process_count() > 1:
@@ -343,8 +350,8 @@ def train(config, folder, name, dtype, steps=5):
 
 CASES = {
     "everything": CONFIG,
-    "the paper's own": replace(CONFIG, consistency_on_labelled=False, channels_last=False, cutmix_probability=1.0, ohem_kept=0.3),
-    "plain terms": replace(CONFIG, ohem=False, class_rate=False, gamma=0.0, strong_views=False, keep_unsure=True),
+    "plain terms": replace(CONFIG, ohem=False, class_rate=False, gamma=0.0, strong_views=False, keep_unsure=True, consistency_on_labelled=False,
+                           channels_last=False),
     "no contrast": replace(CONFIG, lambda_c=0.0),
     "no labels": replace(CONFIG, lambda_s=0.0),
     "source alone": replace(CONFIG, target_batch=0, unlabelled_batch=0),
@@ -355,7 +362,7 @@ def train_all(rank, folder):
     for name, config in CASES.items():
         trainer = train(config, folder, f"{name} {rank}", torch.float64)
         assert isinstance(trainer.student, nn.parallel.DistributedDataParallel) and trainer.accelerator.num_processes == 2
-    train(CONFIG, folder, f"single precision {rank}", torch.float32)
+    train(CONFIG, folder, f"single precision {rank}", torch.float32, steps=1)
 
 
 def compare(folder, name, losses, weights, unused=()):
@@ -375,7 +382,7 @@ def compare(folder, name, losses, weights, unused=()):
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_training_in_two_processes_is_that_of_one(name, together):
-    """Through the trainer, five steps: losses, banks and tables to 1e-5, weights to 1e-5.
+    """Through the trainer, four steps: losses, banks and tables to 1e-5, weights to 1e-5.
 
     The networks are in double precision. Each step makes thousands of decisions (is this pixel above the percentile?), and in single precision some of them hang on the last bit, which depends on how many images a
     convolution gets at once."""
@@ -384,17 +391,14 @@ def test_a_training_in_two_processes_is_that_of_one(name, together):
     unused = ("representation",) if name == "no contrast" else ("auxiliary",) if name == "no labels" else ()  # of no effect, and so only decay
     log, state = compare(folder, name, dict(rel=1e-5, abs=1e-5), dict(rtol=1e-5, atol=1e-5), unused)
     if name == "everything":
-        assert all(row[k] > 0 for row in log[1:] for k in ("L_s", "L_u", "L_u_labelled", "L_c")) and state["memory.pushed"].sum() > 100
+        assert all(row[k] > 0 for row in log for k in ("L_s", "L_u", "L_u_labelled", "L_c")) and state["memory.pushed"].sum() > 100
         assert state["source_table.present"].any() and state["target_table.present"].any() and state["confidence.confidence"].any()
 
 
-def test_in_single_precision_a_training_in_two_processes_is_that_of_one_but_for_decisions_by_the_last_bit(together):
+def test_a_step_in_single_precision_is_that_of_one_process_too(together):
     folder = done(together, train_all)
-    train(CONFIG, folder, "single precision alone", torch.float32)
-    alone, first = (json.loads((folder / f"single precision {k}.json").read_text()) for k in ("alone", 0))
-    for key in ("L_s", "L_u", "L_u_labelled", "kept", "loss"):
-        assert first[0][key] == pytest.approx(alone[0][key], rel=1e-5)  # the first step
-        assert [row[key] for row in first] == pytest.approx([row[key] for row in alone], rel=5e-3)
+    train(CONFIG, folder, "single precision alone", torch.float32, steps=1)
+    compare(folder, "single precision", dict(rel=1e-5, abs=1e-6), dict(rtol=1e-4, atol=1e-5))
 
 
 def gradients(rank, folder):
