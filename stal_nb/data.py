@@ -1195,7 +1195,7 @@ def gaussian_blur(
                 images.addcmul_(wide.narrow(along, start, length), kernel[:, k])
     return images
 
-# %% ../nbs/02_data.ipynb #937363dc
+# %% ../nbs/02_data.ipynb #32e09312
 def strong_augment(
     images: Tensor,  # (B, 3, H, W) float in [0, 1]
     generator: torch.Generator,  # on the device of the images
@@ -1204,6 +1204,7 @@ def strong_augment(
     grey: float = 0.2,  # probability of losing the colours
     blur: float = 0.5,  # probability of a blur
     max_sigma: float = 1.2,  # largest blur at strength 1, pixels; 2 suits crops of 769 x 769
+    draws: Tensor | None = None,  # (B, 9) in [0, 1): the chance of each image, where it is drawn elsewhere; None = from the generator
 ) -> Tensor:  # (B, 3, H, W), same dtype and device, in [0, 1]
     """The strong view: each image gets its own colours and sharpness, and no pixel moves, so labels stay right. The batch is one tensor
     throughout and nothing waits for the device. Jitter, grey and blur are usual in semi-supervised segmentation; the paper leaves it open.
@@ -1215,7 +1216,7 @@ def strong_augment(
             raise ConfigError(f"{name}: found {value}, expected a probability from 0 to 1")
     if not len(images):
         return images
-    r = torch.rand(len(images), 9, generator=generator, device=images.device)
+    r = torch.rand(len(images), 9, generator=generator, device=images.device) if draws is None else draws
     jittered, greyed, blurred = r[:, 0] < jitter, r[:, 1] < grey, r[:, 2] < blur
     amount = strength * (2 * r[:, 3:7] - 1) * jittered[:, None]  # (B, 4) in [-strength, strength]
     brightness, contrast, saturation = (1 + 0.5 * amount[:, :3]).unbind(1)

@@ -6,21 +6,26 @@
 __all__ = ['draw_weighted', 'paste_mask', 'copy_paste', 'CutMixTable', 'count_in_cells', 'connected_regions', 'draw_region',
            'region_boxes', 'class_boxes', 'box_mask', 'cutmix']
 
-# %% ../nbs/08_mixing.ipynb #05176976
+# %% ../nbs/08_mixing.ipynb #51ed9927
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import ConfigError
 from .labels import IGNORE
+from .losses import gather_over_processes, process_count, process_index
 
-# %% ../nbs/08_mixing.ipynb #285a0f05
+# %% ../nbs/08_mixing.ipynb #b33e2889
 def draw_weighted(
     weights: Tensor,  # (..., n) floating point, 0 or more; need not sum to 1
     generator: torch.Generator | None = None,  # on the device of `weights`
+    gather: bool = False,  # as rows of the draw that one process with the images of all would make; the generators are in the same state
 ) -> Tensor:  # (...) int64 in [0, n); never an entry of weight 0, unless all are 0, then 0
     "Draw one index from the last axis with probability proportional to `weights`, by an exponential race. Does not wait for the device."
-    waits = torch.empty(weights.shape, device=weights.device).exponential_(generator=generator)
+    rows, processes = weights.shape[:1], process_count() if gather else 1
+    waits = torch.empty(*(processes * n for n in rows), *weights.shape[1:], device=weights.device).exponential_(generator=generator)
+    if processes > 1:
+        waits = waits[process_index() * len(weights):][:len(weights)]
     return (weights / waits).argmax(-1)
 
 # %% ../nbs/08_mixing.ipynb #ef535d51
@@ -60,7 +65,7 @@ def _check_pair(name: str, base: Tensor, other: Tensor, shape: tuple[int, ...]) 
     if base.ndim < 3 or (len(base), *base.shape[-2:]) != tuple(shape):
         raise ConfigError(f"{name}: found shape {tuple(base.shape)}, expected (B, ..., H, W) with B, H, W = {', '.join(map(str, shape))}")
 
-# %% ../nbs/08_mixing.ipynb #b9e55562
+# %% ../nbs/08_mixing.ipynb #77770657
 class CutMixTable(nn.Module):
     "Which image is known to show which class: by pseudo-labels, or by bought labels where there are any. A buffer, saved with the model."
 
@@ -83,6 +88,7 @@ class CutMixTable(nn.Module):
         self,
         indices: Tensor,  # (B,) int64 numbers of the images; an image may be there twice
         labels: Tensor,  # (B,H,W) int64 labels or the teacher's guess, 255 = ignore
+        gather: bool = False,  # with the images of all processes, B in each: every process then holds the same table
     ) -> None:
         "Replace the rows of these images by what is seen now; several looks at one image in a batch are joined by or."
         if labels.ndim != 3 or indices.shape != labels.shape[:1]:
@@ -90,6 +96,9 @@ class CutMixTable(nn.Module):
         pixels = labels.flatten(1).long()
         counts = pixels.new_zeros(len(pixels), 256).scatter_add_(1, pixels, pixels.new_ones(()).expand_as(pixels))
         seen = counts[:, : self.present.shape[1]] >= self.min_pixels  # (B,C)
+        if gather and process_count() > 1:
+            everyone = gather_over_processes(torch.cat([indices[:, None], seen.long()], 1)).flatten(0, 1)
+            indices, seen = everyone[:, 0], everyone[:, 1:] > 0
         same_image = indices[:, None] == indices  # (B,B)
         self.present[indices] = (same_image.float() @ seen.float()) > 0  # equal rows for equal indices, so their order is free
 
@@ -140,18 +149,19 @@ def connected_regions(
             number = number.gather(1, number)  # jump
     return number[:, 1:].view(batch, height, width)
 
-# %% ../nbs/08_mixing.ipynb #34a49a65
+# %% ../nbs/08_mixing.ipynb #8aff784d
 def draw_region(
     counts: Tensor,  # (B,h,w) pixels of the class in each cell, from `count_in_cells`
     generator: torch.Generator | None = None,  # on the same device
+    gather: bool = False,  # as in `draw_weighted`
 ) -> Tensor:  # (B,h,w) bool; all False where there is no pixel of the class
     "The cells of the connected region around a pixel drawn uniformly from all pixels of the class."
-    seed = draw_weighted(counts.flatten(1), generator)  # (B,)
+    seed = draw_weighted(counts.flatten(1), generator, gather)  # (B,)
     regions = connected_regions(counts > 0)
     number = regions.flatten(1).gather(1, seed[:, None])
     return (regions == number[:, :, None]) & (counts > 0)
 
-# %% ../nbs/08_mixing.ipynb #1106eb33
+# %% ../nbs/08_mixing.ipynb #ce5300bc
 def region_boxes(
     region: Tensor,  # (B,h,w) bool
     size: tuple[int, int],  # (H, W) of the images, pixels
@@ -178,6 +188,7 @@ def class_boxes(
     generator: torch.Generator | None = None,  # on the same device
     stride: int = 4,  # pixels a cell; boxes are rounded outwards to multiples of it
     min_size: int = 32,  # smallest edge of a box in pixels
+    gather: bool = False,  # as in `draw_weighted`
 ) -> Tensor:  # (B,4) int64 y0, x0, y1, x1 in pixels, y1 and x1 exclusive; all 0 where the class is absent
     """The box around one connected region of a class (adaptive CutMix of the method, after AEL), without waiting for the device.
 
@@ -185,7 +196,7 @@ def class_boxes(
     Raises `ConfigError` if shapes do not fit or a size is not positive."""
     if min_size < 1:
         raise ConfigError(f"min_size: found {min_size}, expected 1 or more")
-    region = draw_region(count_in_cells(labels, classes, stride), generator)
+    region = draw_region(count_in_cells(labels, classes, stride), generator, gather)
     return region_boxes(region, labels.shape[1:], stride, min_size)
 
 # %% ../nbs/08_mixing.ipynb #1a596458

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load, save
 from torch import distributed, multiprocessing
 
-from stal_nb.banks import ClassMemoryBank, ConfidenceBank, class_confidence, gather_entries
+from stal_nb.banks import ClassMemoryBank, ConfidenceBank, class_confidence, confidence_of_right, gather_entries
 from stal_nb.errors import ConfigError, DataError, LabelError
 from stal_nb.labels import IGNORE
 
@@ -303,6 +303,19 @@ def test_confidence_of_probabilities_of_any_precision(dtype, tolerance):
     bank = ConfidenceBank(6, 0.0)
     bank.update(probs.to(dtype), labels.to(torch.uint8))
     assert bank.confidence.dtype == torch.float32 and bank.confidence.isfinite().all()
+
+
+def test_the_probability_of_the_right_class_is_all_it_needs():
+    probs, labels = example_batch()
+    right = probs.gather(1, labels.where(labels != IGNORE, 0)[:, None])[:, 0].masked_fill(labels == IGNORE, 7.0)
+    for found, expected in zip(confidence_of_right(right, labels, 6), class_confidence(probs, labels)):
+        assert torch.equal(found, expected)
+    one, two = ConfidenceBank(6, 0.9), ConfidenceBank(6, 0.9)
+    one.update(probs, labels)
+    two.update_right(right, labels)
+    assert torch.equal(one.confidence, two.confidence)
+    with pytest.raises(DataError, match=r"right: found \(7, 9\)"):
+        two.update_right(right[0], labels)
 
 
 def test_a_step_that_overflowed_does_not_spoil_the_bank():

@@ -11,9 +11,9 @@ from stal_nb import losses as losses_module
 from stal_nb.errors import ConfigError
 from stal_nb.labels import IGNORE
 from stal_nb.losses import (
-    PseudoLabels, among_top, anchor_mask, as_planes, class_prototypes, contrastive_loss, gather_pixels, hard_pixels, masked_percentile,
-    memory_contrastive_loss, negative_mask, normalised_entropy, ohem_cross_entropy, pseudo_label_weights, pseudo_labels, sample_pixels,
-    supervised_loss, unsupervised_loss)
+    PseudoLabels, among_top, anchor_mask, as_planes, class_prototypes, contrastive_loss, first_images, gather_pixels, hard_pixels, masked_percentile,
+    memory_contrastive_loss, negative_mask, normalised_entropy, ohem_cross_entropy, pixel_cross_entropy, pseudo_label_weights, pseudo_labels,
+    sample_pixels, supervised_loss, unsupervised_loss)
 
 B, C, H, W = 3, 7, 6, 9
 
@@ -296,6 +296,64 @@ def test_planes_are_the_same_numbers_and_the_gradient_keeps_the_network_s_layout
     x.register_hook(lambda grad: seen.append(grad.is_contiguous(memory_format=torch.channels_last)))
     y.square().sum().backward()
     assert seen == [True] and torch.equal(x.grad, 2 * x.detach())
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_pixel_cross_entropy_is_pytorch_s_in_either_layout(layout, dtype, logits, labels, rng):
+    theirs = logits.to(dtype).contiguous(memory_format=layout).requires_grad_()
+    ours = theirs.detach().clone(memory_format=torch.preserve_format).requires_grad_()
+    found, expected = pixel_cross_entropy(ours, labels), F.cross_entropy(theirs.float() if dtype == torch.bfloat16 else theirs, labels,
+                                                                         ignore_index=IGNORE, reduction="none")
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn(found.shape, generator=rng).to(found.dtype)
+    seen = []
+    ours.register_hook(lambda grad: seen.append(grad.is_contiguous(memory_format=layout)))
+    for x, loss in ((ours, found), (theirs, expected)):
+        (loss * weight).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    assert seen == [True]
+    if dtype == torch.float64:
+        torch.autograd.gradcheck(lambda x: pixel_cross_entropy(x, labels[:1, :2, :2]), ours.detach()[:1, :, :2, :2].requires_grad_())
+
+
+def test_an_ignored_pixel_has_no_loss_and_no_slope_even_where_its_scores_overflowed(logits, labels):
+    logits[0, :, 0, 0], labels[0, 0, 0] = -math.inf, IGNORE
+    assert pixel_cross_entropy(logits, labels)[0, 0, 0] == 0 and supervised_loss(logits, labels).isfinite()
+
+
+def test_a_cross_entropy_that_is_at_hand_is_not_taken_again(logits, labels):
+    for ohem in (True, False):
+        settings = dict(aux_logits=logits.flip(0), ohem=ohem, min_kept=10)
+        assert supervised_loss(logits, labels, pixel_loss=pixel_cross_entropy(logits, labels), **settings) == supervised_loss(logits, labels, **settings)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_first_images_hand_back_a_gradient_in_the_layout_that_came_in(layout, rng):
+    x = torch.randn(4, 5, 6, 7, generator=rng).contiguous(memory_format=layout).requires_grad_()
+    seen = []
+    x.register_hook(lambda grad: seen.append(grad.is_contiguous(memory_format=layout)))
+    first_images(x, 3).square().sum().backward()
+    assert seen == [True] and torch.equal(x.grad[:3], 2 * x.detach()[:3]) and x.grad[3:].eq(0).all()
+
+
+@pytest.mark.parametrize("piece", [1, 50, 200, 10**6])
+def test_a_teacher_is_read_the_same_in_pieces(piece, logits, monkeypatch):
+    expected = pseudo_labels(logits, 20)
+    monkeypatch.setattr(losses_module, "_PIECE", piece)
+    for given in (logits, logits.contiguous(memory_format=torch.channels_last)):
+        found = pseudo_labels(given, 20)
+        assert torch.equal(found.guess, expected.guess)
+        for a, b in zip(found[1:4], expected[1:4]):
+            torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)  # the last bit of e^x depends on where a vector instruction begins
+
+
+def test_the_teacher_s_word_is_softmax_arg_max_and_entropy(logits):
+    logits[0, :, 0, 0], logits[0, 2:4, 0, 1] = 0.0, 9.0  # several classes equally likely: the first
+    found, probs = pseudo_labels(logits, 0), logits.softmax(1)
+    assert torch.equal(found.guess, torch.from_numpy(logits.numpy().argmax(1))) and found.guess[0, 0, :2].tolist() == [0, 2]
+    torch.testing.assert_close(found.confidence, probs.amax(1))
+    torch.testing.assert_close(found.entropy, normalised_entropy(probs), atol=1e-6, rtol=1e-5)
 
 
 @pytest.mark.parametrize("labelled", [(True, False, False), (True, True, True), (False, False, False)])

@@ -34,7 +34,7 @@ from ..mixing import copy_paste, paste_mask
 from ..scenes import SceneDataset
 from ..training import Trainer, TrainingConfig, TrainingState
 
-# %% ../../nbs/explore/07_banks.ipynb #7f438d63
+# %% ../../nbs/explore/07_banks.ipynb #29365db6
 class RecordingConfidenceBank(ConfidenceBank):
     "Keeps the confidence of every batch (NaN where a class did not occur) and how many pixels each class had."
 
@@ -43,11 +43,10 @@ class RecordingConfidenceBank(ConfidenceBank):
         self.batches: list[Tensor] = []
         self.pixels: list[Tensor] = []
 
-    def update(self, probs: Tensor, labels: Tensor, gather: bool = False) -> None:
-        batch, count = class_confidence(probs, labels, gather)
+    def absorb(self, batch: Tensor, count: Tensor) -> None:
         self.batches.append(torch.where(count > 0, batch, torch.nan))
         self.pixels.append(count)
-        super().update(probs, labels, gather)
+        super().absorb(batch, count)
 
 
 ORIGIN = ("place", "scene", "y", "x", "true class", "step")  # what a second bank stores of each entry
