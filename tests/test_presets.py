@@ -16,8 +16,9 @@ from stal_nb.rounds import PAPER, PAPER_BUDGETS, PRESETS, SETTINGS, Config, Run,
 from stal_nb.scenes import SceneDataset
 
 REDUCED = dict(  # sizes and lengths alone: every other number is the preset's
-    backbone="resnet18", multi_grid=(2, 4), weights=None, source_images=4, source_size=(64, 128), crop_size=(65, 65), source_batch=1, target_batch=1, unlabelled_batch=2,
-    round_steps=(2, 2, 2), round_epochs=(), budgets=(1, 2, 3), bank_capacity=(50, *[30] * 18), num_negatives=16, workers=0, checkpoint_every=100,
+    backbone="resnet18", multi_grid=(2, 4), weights=None, source_images=4, source_size=(64, 128), crop_size=(65, 65), source_batch=1,
+    target_batch=1, unlabelled_batch=2, round_steps=(2, 2, 2), round_epochs=(), budgets=(1, 2, 3),
+    bank_capacity=(50, *[30] * 18), num_negatives=16, workers=0, checkpoint_every=100,
     mixed_precision="no")
 PAPERS = ("gta5_to_cityscapes", "synthia_to_cityscapes")
 
@@ -105,7 +106,8 @@ def test_source_free_without_any_label_follows_pseudo_labels_alone(trees, tmp_pa
     assert not torch.equal(before[name], after[name]) and after[name].isfinite().all()
 
 
-@pytest.mark.parametrize("preset, gone", [("gta5_to_cityscapes", ("terrain", "truck", "train")), ("synthia_to_cityscapes", ("terrain", "truck", "train", "road"))])
+@pytest.mark.parametrize("preset, gone", [("gta5_to_cityscapes", ("terrain", "truck", "train")),
+                                          ("synthia_to_cityscapes", ("terrain", "truck", "train", "road"))])
 def test_open_set_hides_classes_of_the_source_alone(trees, preset, gone):
     config = Config.preset(preset, **{**roots(trees, preset), **REDUCED}).setting("open_set")
     assert config.exclude == SETTINGS["open_set"]["exclude"]
@@ -218,7 +220,8 @@ def test_check_data_counts_and_names_broken_files(trees, tmp_path, capsys):
     assert "BROKEN" in text and "00003.png" in text
     pages = sorted(tmp_path.glob("check-*.html"))
     assert len(pages) == 3 and all(p.stat().st_size > 10_000 for p in pages)
-    assert not check_data(Config.preset("gta5_to_cityscapes", data_root=str(trees / "cityscapes"), source_root=str(tmp_path / "gta5"), source_images=0), bar=False)
+    config = Config.preset("gta5_to_cityscapes", data_root=str(trees / "cityscapes"), source_root=str(tmp_path / "gta5"), source_images=0)
+    assert not check_data(config, bar=False)
 
 
 def test_a_plan_says_what_a_run_will_take(trees, tmp_path, capsys):
@@ -244,7 +247,8 @@ def test_a_plan_says_what_a_run_will_take(trees, tmp_path, capsys):
 def test_memory_of_a_step_grows_with_pixels_and_images():
     config = Config.preset("demo", weights=None, embedding_dim=16)
     one = planning.try_step(config, 19, crop_size=(64, 64), tries=1)
-    wide, two = planning.try_step(config, 19, crop_size=(64, 128), tries=1), planning.try_step(config, 19, crop_size=(64, 64), labelled=2, unlabelled=2, tries=1)
+    wide = planning.try_step(config, 19, crop_size=(64, 128), tries=1)
+    two = planning.try_step(config, 19, crop_size=(64, 64), labelled=2, unlabelled=2, tries=1)
     assert one.scaled((64, 128), 2).saved == pytest.approx(wide.saved, rel=0.1) and one.scaled((64, 64), 4).saved == pytest.approx(two.saved, rel=0.1)
 
 

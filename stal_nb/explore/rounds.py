@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['LAYOUT', 'TERM_COLOURS', 'STYLE', 'SMALL', 'RUN_COLOURS', 'KIND_NAMES', 'BOUNDS', 'SOURCE_NAMES', 'TARGET_NAMES',
            'class_colours', 'miou_figure', 'iou_figure', 'read_log', 'curves_figure', 'lanes_figure', 'query_pictures',
-           'validation_pictures', 'legend_html', 'picture_html', 'write_report', 'example_run', 'comparison_figure',
-           'comparison_table', 'gap_figure', 'provenance', 'preset_table', 'RunForm']
+           'validation_pictures', 'legend_html', 'picture_html', 'results_html', 'write_report', 'example_run',
+           'comparison_figure', 'comparison_table', 'gap_figure', 'provenance', 'preset_table', 'RunForm']
 
-# %% ../../nbs/explore/13_rounds.ipynb #ed46f445
+# %% ../../nbs/explore/13_rounds.ipynb #d8b4c831
 import base64
 import html
 import io
@@ -23,6 +23,7 @@ from matplotlib import pyplot as plt
 from plotly.offline import get_plotlyjs
 
 
+from ..labels import Sample
 from ..rounds import Run
 from ..store import atomic_write_bytes
 from ..training import predict_logits
@@ -36,7 +37,7 @@ def class_colours(label_space) -> dict[str, str]:
     "Class name -> CSS colour, as in every picture of these notebooks."
     return {name: "rgb({},{},{})".format(*map(int, colour)) for name, colour in zip(label_space.classes, label_space.palette)}
 
-# %% ../../nbs/explore/13_rounds.ipynb #bed23aaf
+# %% ../../nbs/explore/13_rounds.ipynb #351deb3c
 def miou_figure(
     summary: dict,  # `Run.summary()`
     reference: dict[str, float] | None = None,  # horizontal lines: name -> mIoU in percent
@@ -57,7 +58,7 @@ def iou_figure(summary: dict) -> go.Figure:
     "IoU of each class before (source only) and after each round, hardest class of the last round first."
     results = {"source only": summary["source_only"]} if summary["source_only"] else {}
     results |= {f"round {r['round']} ({r['labelled']} labels)": r for r in summary["rounds"]}
-    last = list(results.values())[-1]["iou"]
+    last = list(results.values())[-1]["iou"] if results else {}
     order = sorted((c for c in last if last[c] is not None), key=last.get)
     shades = ["#bdbdbd", "#6baed6", "#2171b5", "#08306b", "#000000"]
     figure = go.Figure([go.Bar(name=name, x=order, y=[r["iou"][c] for c in order], marker_color=shades[min(k, 4)])
@@ -109,7 +110,7 @@ def _mark_stages(figure: go.Figure, rows: list[dict]) -> None:
             seen.add(row["stage"])
             figure.add_vline(row["total"], line_dash="dot", line_color="#999", annotation_text=row["stage"], annotation_position="top right")
 
-# %% ../../nbs/explore/13_rounds.ipynb #f1f0f66e
+# %% ../../nbs/explore/13_rounds.ipynb #af1c68fe
 @torch.inference_mode()
 def query_pictures(
     run: Run,
@@ -150,16 +151,18 @@ def validation_pictures(
     run: Run,
     indices: tuple[int, ...] = (0, 1, 2, 3),  # validation images
 ) -> plt.Figure:
-    "The same validation images through the source-only network and the last one."
+    "The same validation images through the source-only network and the last one; target images, without a truth, where there are none for validation."
     stages = ["source", *(f"round {r['round']}" for r in run.summary()["rounds"])]
-    space = run.data.label_space
-    samples = [run.data.val[i] for i in indices if i < len(run.data.val)]
+    space, measured = run.data.label_space, run.data.val is not None
+    samples = [run.data.val[i] for i in indices if i < len(run.data.val)] if measured else [
+        Sample(run.image(i), torch.zeros(0), "", "") for i in indices if i < len(run.data.target)]
     columns = [("image", [s.image.permute(1, 2, 0).numpy() for s in samples])]
     for stage in (stages[0], stages[-1]) if len(stages) > 1 else stages:
         model = run.model_after(stage)
         ids = [predict_logits(model, s.image[None].to(run.device), run.config.eval_size).argmax(1)[0].cpu() for s in samples]
         columns.append(("source only" if stage == "source" else f"after {stage}", [space.colorize(i) for i in ids]))
-    columns.append(("truth", [space.colorize(s.labels) for s in samples]))
+    if measured:
+        columns.append(("truth", [space.colorize(s.labels) for s in samples]))
     figure, axes = plt.subplots(len(samples), len(columns), figsize=(13, 13 / len(columns) * len(samples) * _aspect(samples[0]) + 0.4), squeeze=False)
     for axis_column, (title, pictures) in zip(axes.T, columns):
         axis_column[0].set_title(title, fontsize=10)
@@ -184,7 +187,7 @@ def legend_html(label_space) -> str:
     return "<p class=legend>" + "".join(f"<span><i style='background:{colour}'></i>{html.escape(name)}</span>"
                                         for name, colour in class_colours(label_space).items()) + "</p>"
 
-# %% ../../nbs/explore/13_rounds.ipynb #6b46682d
+# %% ../../nbs/explore/13_rounds.ipynb #0e00e7ed
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:1080px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 h1{font-size:1.7rem;margin-bottom:.2rem} h2{margin-top:2.2rem;border-bottom:1px solid #ddd;padding-bottom:.2rem}
@@ -205,6 +208,18 @@ def picture_html(figure: plt.Figure | None, alt: str) -> str:
     return f"<img alt='{html.escape(alt)}' src='data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
 
 
+def results_html(summary: dict) -> str:
+    "The scores after each stage as a table: of the teacher, the student, and over fewer classes where benchmarks have them."
+    entries = [("source only", 0, 0.0, summary["source_only"]), *((f"round {r['round']}", r["labelled"], r["fraction"], r) for r in summary["rounds"])]
+    columns = {"mIoU (%)": lambda e: e["miou"], "of the student": lambda e: e.get("student", {}).get("miou"),
+               "over 16 classes": lambda e: e.get("miou_16"), "over 13 classes": lambda e: e.get("miou_13")}
+    columns = {name: score for name, score in columns.items() if name == "mIoU (%)" or any(score(e) is not None for *_, e in entries)}
+    cells = [[name, str(labelled), f"{fraction:.1%}", *("–" if score(e) is None else f"{score(e):.1f}" for score in columns.values())]
+             for name, labelled, fraction, e in entries]
+    rows = [["after", "labelled images", "of the target", *columns], *cells]
+    return "<table>" + "".join(f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in row)}</tr>" for tag, row in zip(["th", *["td"] * len(cells)], rows)) + "</table>"
+
+
 def write_report(
     run: Run,
     path: str | Path | None = None,  # default: report.html in the run's folder
@@ -217,12 +232,13 @@ def write_report(
              f"<p class=muted>{html.escape(run.config.backbone)}, data {html.escape(run.config.data)}, seed {run.config.seed}, "
              f"{summary['seconds']:.0f} s of training and evaluation{'' if summary['complete'] else '; the run is not complete yet'}</p>"]
     if summary["source_only"]:
-        table = [("source only", 0, 0.0, summary["source_only"]["miou"])]
-        table += [(f"round {r['round']}", r["labelled"], r["fraction"], r["miou"]) for r in summary["rounds"]]
-        parts.append("<table><tr><th>after</th><th>labelled images</th><th>of the target</th><th>mIoU (%)</th></tr>" + "".join(
-            f"<tr><td>{n}</td><td>{k}</td><td>{f:.1%}</td><td>{m:.1f}</td></tr>" for n, k, f, m in table) + "</table>")
-        parts += [plot(miou_figure(summary)), plot(iou_figure(summary)),
-                  "<h2>Before and after</h2>", legend_html(space), picture_html(validation_pictures(run), "validation images before and after")]
+        parts.append(results_html(summary))
+        if run.data.val is None:
+            parts.append("<p class=muted>There are no validation images, so nothing says how good the network is. "
+                         "Put some, with labels, into val_images/ and val_labels/ of the data folder.</p>")
+        else:
+            parts += [plot(miou_figure(summary)), plot(iou_figure(summary))]
+        parts += ["<h2>Before and after</h2>", legend_html(space), picture_html(validation_pictures(run), "images before and after")]
     for entry in summary["rounds"]:
         parts += [f"<h2>Round {entry['round']}: what was asked for</h2>", picture_html(query_pictures(run, entry["round"]), f"queried images of round {entry['round']}")]
     if rows:
