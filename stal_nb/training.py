@@ -951,7 +951,7 @@ def board_opener(
         raise ConfigError("tensorboard: found True, but TensorBoard is not installed; expected: pip install tensorboard") from None
     return lambda step: SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
-# %% ../nbs/12_training.ipynb #b4782deb
+# %% ../nbs/12_training.ipynb #0e4b621a
 MAX_SKIPS = 20  # steps in a row that `bad_loss="skip"` passes over before it gives up
 
 
@@ -1018,7 +1018,7 @@ class Trainer:
             fused=self.device.type in ("cpu", "cuda"))
         zero_momentum(optimizer)
         student = torch.compile(state.student) if config.compile else state.student
-        student = student if config.mixed_precision == "no" else _Called(student)
+        student = _Called(student) if config.compile or config.mixed_precision != "no" else student
         return self.accelerator.prepare_model(student, device_placement=False), self.accelerator.prepare_optimizer(optimizer, device_placement=False)
 
     # -- data ----------------------------------------------------------------------------------------------------------
@@ -1344,6 +1344,8 @@ class Trainer:
                 write()
             else:
                 self._writing = in_background(write)
+        else:
+            self.saved_step = self.step
 
     def _write(self, step: int, tensors: dict[str, Tensor], info: dict[str, Any]) -> None:
         "Write a checkpoint, then remove those that are too old, and those of steps to come: training began anew behind them."

@@ -774,7 +774,7 @@ def test_compiling_calls_the_compiled_student(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or training._Called(network))
     trainer = new_trainer(compile=True, num_steps=1)
     calls = []
-    trainer.student.register_forward_pre_hook(lambda *_: calls.append(1))
+    trainer.student.network.register_forward_pre_hook(lambda *_: calls.append(1))
     trainer.fit(bar=False)
     assert compiled == [trainer.state.student] and calls == [1] and "student.classifier.weight" in trainer.state.state_dict()
 
