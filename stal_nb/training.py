@@ -1450,11 +1450,9 @@ class _Snapshot(nn.Module):
         for name in ("class_probs", "source_table", "target_table"):
             self.register_buffer(name, torch.from_numpy(np.ascontiguousarray(getattr(plan, name))))
 
-# %% ../nbs/12_training.ipynb #16e51cd7
-from functools import partial
-
+# %% ../nbs/12_training.ipynb #9c2b845b
 from .errors import DataError
-from .models import num_processes, predict_logits, predict_probs
+from .models import predict_logits, predict_probs
 
 
 def same_size_batches(dataset: Dataset, indices: Sequence[int], batch_size: int) -> Iterator[list]:
@@ -1492,7 +1490,7 @@ def add_up_over_processes(
     if failure is not None:
         raise failure
     if failed := int(counts[-1]):
-        raise DataError(f"evaluate: found {failed} of {num_processes()} processes that failed, expected none; their own messages say why")
+        raise DataError(f"evaluate: found {failed} of {process_count()} processes that failed, expected none; their own messages say why")
     metrics.counts = counts[:-1].view_as(metrics.counts)
 
 
@@ -1517,8 +1515,8 @@ def evaluate(
     """mIoU of a network over whole images. One batch at a time is in memory. All processes return the same.
 
     Raises `DataError` on all processes if one of them fails, on that one its own error."""
-    shared = processes and num_processes() > 1
-    rank, world = (torch.distributed.get_rank(), num_processes()) if shared else (0, 1)
+    shared = processes and process_count() > 1
+    rank, world = (torch.distributed.get_rank(), process_count()) if shared else (0, 1)
     one_view = tuple(scales) == (1.0,) and not flip and window is None
     predict = predict_logits if one_view else partial(predict_probs, scales=scales, flip=flip, window=window, overlap=overlap)
     metrics, failure, training = SegmentationMetrics(label_space), None, model.training

@@ -254,7 +254,7 @@ def test_command_line_stopped_by_ctrl_c_says_how_to_continue(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "stal_nb", "run", "--out", str(tmp_path / "run"), "--no-bar", *SETTINGS, "--set=round_steps=[400,3]"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: (tmp_path / "run/rounds/00/progress.safetensors").exists() or process.poll() is not None, 120)
+    wait_for(lambda: list((tmp_path / "run/rounds/00").glob("progress-*.safetensors")) or process.poll() is not None, 120)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
