@@ -192,9 +192,13 @@ def test_two_processes_make_the_run_of_one(unbroken, tmp_path):
     assert [q["ids"] for q in queries(one)] == [q["ids"] for q in queries(two)]
     found, expected = weights(two), weights(one)
     assert found.keys() == expected.keys()
-    apart = {name: ((found[name] - value).norm() / value.norm().clamp(min=1e-6)).item() for name, value in expected.items() if value.is_floating_point()}
-    entries = apart.pop("state.memory.entries")  # which pixel is the last to get into the bank may hang on the last bit
-    assert max(apart.values()) < 0.01 and entries < 0.1, sorted(apart.items(), key=lambda item: -item[1])[:5]
+    def apart(prefix):
+        names = [name for name, value in expected.items() if name.startswith(prefix) and value.is_floating_point()]
+        one, other = (torch.cat([tensors[name].flatten().double() for name in names]) for tensors in (expected, found))
+        return ((one - other).norm() / one.norm()).item()
+
+    assert apart("state.student.") < 0.01 and apart("state.teacher.") < 0.01  # measured: 0.001; 4e-5 after the first three steps
+    assert apart("state.memory.entries") < 0.1  # which pixel is the last to get into the bank may hang on the last bit
     for mine, theirs in zip(two.summary()["rounds"], one.summary()["rounds"]):
         assert mine["miou"] == pytest.approx(theirs["miou"], abs=0.3)
 
