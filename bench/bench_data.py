@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bench.timing import entry, medians
+from bench.timing import entry
 from stal_nb.data import (
     GTA5, Cityscapes, Resized, check_dataset, read_image, read_labels, synthia_id_table, write_cityscapes, write_gta5, write_sample, write_synthia)
 from stal_nb.labels import CITYSCAPES, SYNTHIA
@@ -31,14 +31,17 @@ def grainy(domain: str, number: int, size: tuple[int, int]) -> list:
     return [s._replace(image=(s.image + 2 / 255 * torch.randn(s.image.shape, generator=g)).clamp(0, 1)) for s in scenes]
 
 
-def one_thread(measure: Callable[[], dict]) -> dict:
-    "As in a loading process, which has one core to itself."
-    threads = torch.get_num_threads()
+def processor_ms(functions: dict[str, Callable[[], object]], repeats: int = 9) -> dict[str, float]:
+    "Median milliseconds of processor time of each function on one thread, as in a loading process; their runs alternate."
+    threads, times = torch.get_num_threads(), {name: [] for name in functions}
     torch.set_num_threads(1)
-    try:
-        return measure()
-    finally:
-        torch.set_num_threads(threads)
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.process_time()
+            function()
+            times[name].append(1e3 * (time.process_time() - start))
+    torch.set_num_threads(threads)
+    return {name: sorted(values)[repeats // 2] for name, values in times.items()}
 
 
 def decoder_entries(folder: Path) -> list[dict]:
@@ -62,13 +65,12 @@ def decoder_entries(folder: Path) -> list[dict]:
 
     for file in data:
         assert np.array_equal(by_pillow(file)(), by_torchvision(file)().movedim(0, -1).numpy())
-    times = one_thread(lambda: medians({
+    ms = processor_ms({
         "png, Pillow": by_pillow(png), "png, torchvision": by_torchvision(png), "jpeg, Pillow": by_pillow(jpeg), "jpeg, torchvision": by_torchvision(jpeg),
         "looked through": lambda: _is_whole(b"".join(body for kind, body in _chunks(data[png]) if kind == b"IDAT"), FRAME[0], 1 + 3 * FRAME[1]),
         "image": lambda: read_image(png), "jpeg image": lambda: read_image(jpeg), "label": lambda: read_labels(label, CITYSCAPES),
-        "deep": lambda: read_labels(deep, SYNTHIA, synthia_id_table(), channel=0)}))
-    ms = {name: 1e3 * seconds for name, seconds in times.items()}
-    size = f"2048 x 1024, PNG of {len(data[png]) / 1e6:.1f} MB, JPEG of {len(data[jpeg]) / 1e6:.1f} MB, one thread"
+        "deep": lambda: read_labels(deep, SYNTHIA, synthia_id_table(), channel=0)})
+    size = f"2048 x 1024, PNG of {len(data[png]) / 1e6:.1f} MB, JPEG of {len(data[jpeg]) / 1e6:.1f} MB, processor time of one thread"
     return [entry("read_image, PNG", ms["image"], "ms", None, f"file to float tensor; {size}; Pillow, {1e3 / ms['image']:.0f} images/s a core"),
             entry("PNG: torchvision / Pillow", ms["png, torchvision"] / ms["png, Pillow"], "x", None,
                   f"decoding alone, the same bytes; torchvision {ms['png, torchvision']:.1f} ms, Pillow {ms['png, Pillow']:.1f} ms"),

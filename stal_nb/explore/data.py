@@ -239,7 +239,7 @@ def refusal(
         return f"{type(error).__name__}: {str(error).replace(str(hide) + '/', '').replace(str(hide), '.')}"
     return "no error"
 
-# %% ../../nbs/explore/02_data.ipynb #1419c348
+# %% ../../nbs/explore/02_data.ipynb #8e8a5e42
 def class_histogram(
     checks: dict[str, DataCheck],  # title -> what `check_dataset` found
 ) -> go.Figure:
@@ -291,8 +291,7 @@ def label_panels(
         known = (sample.labels != IGNORE).numpy()[..., None] * opacity
         for axis, shown in zip(column, (picture, (picture * (1 - known) + colours * known).astype(np.uint8), colours)):
             axis.imshow(shown)
-        title = sample.id if len(sample.id) <= 34 else f"…{sample.id[-33:]}"
-        column[0].set_title(title, fontsize=8)
+        column[0].set_title(sample.id if len(sample.id) <= 26 else sample.id.rpartition("/")[2][-30:], fontsize=8)
     for axis in axes.flat:
         axis.axis("off")
     figure.tight_layout(pad=0.4)
