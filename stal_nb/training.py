@@ -951,7 +951,7 @@ def board_opener(
         raise ConfigError("tensorboard: found True, but TensorBoard is not installed; expected: pip install tensorboard") from None
     return lambda step: SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
-# %% ../nbs/12_training.ipynb #0e4b621a
+# %% ../nbs/12_training.ipynb #ce0e6c28
 MAX_SKIPS = 20  # steps in a row that `bad_loss="skip"` passes over before it gives up
 
 
@@ -1227,6 +1227,7 @@ class Trainer:
                                        ("unlabelled", "unlabelled", plan.unlabelled + plan.partner)):
                 ids[use] += [self.loader.pools[pool].ids[i] for i in indices]
             ids["pasted"] += [self.loader.pools[pool].ids[i] for pool, i in pasted]
+        ids = {use: list(dict.fromkeys(names)) for use, names in ids.items()}
         terms = tuple(name for name in wrong if name != "loss") or wrong
         images = "; ".join(f"{use}: {', '.join(names)}" for use, names in ids.items() if names) or "not known"
         many = f" It is the {self.in_a_row}th in a row." if self.in_a_row >= MAX_SKIPS else ""

@@ -289,19 +289,20 @@ torch.set_num_threads(1)
 from test_survival import new_trainer
 from stal_nb.training import check_checkpoint
 folder, rng, steps = Path(sys.argv[2]), random.Random(0), []
-for k in range(12):
+for k in range(8):
     child = os.fork()
     if not child:
         trainer = new_trainer(folder, num_steps=10**6)
         trainer.resume()
         trainer.plan_state = trainer.plan_state or trainer.snapshot()
-        (folder / "ready").touch()
         while True:
             trainer.step += 1
             trainer.save(wait=bool(k % 2))
+            if (trainer.saved_step or 0) >= trainer.step - 1 + k % 2:
+                (folder / "ready").touch()
     while not (folder / "ready").exists():
         time.sleep(0.01)
-    time.sleep(0.05 + 0.3 * rng.random())
+    time.sleep(0.2 * rng.random())
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     (folder / "ready").unlink()
@@ -317,7 +318,7 @@ def test_killed_in_the_middle_of_saving_every_file_is_whole_and_the_next_process
                           env={**os.environ, "PYTHONPATH": str(project)})
     assert done.returncode == 0, done.stderr[-3000:]
     steps = [int(step) for step in done.stdout.split()]
-    assert len(steps) == 12 and steps == sorted(steps) and steps[-1] > steps[0]
+    assert len(steps) == 8 and steps == sorted(steps) and steps[-1] > steps[0]
     assert "passed over" not in done.stderr
     again = new_trainer(tmp_path, num_steps=10**6)
     assert again.resume() and again.step >= steps[-1]
@@ -367,7 +368,7 @@ def test_a_bad_loss_stops_and_says_which_step_term_and_images(tmp_path, monkeypa
     assert (error.step, error.terms) == (3, ("L_u",)) and isinstance(error, (StalError, ArithmeticError))
     plan = training.plan_step(trainer.config, 1, 2, trainer.plan_state)
     assert error.ids["source"] == [SOURCE.ids[i] for i in plan.source] and error.ids["labelled"] == [TARGET.ids[i] for i in plan.labelled]
-    assert error.ids["unlabelled"] == [TARGET.ids[i] for i in plan.unlabelled + plan.partner]
+    assert error.ids["unlabelled"] == list(dict.fromkeys(TARGET.ids[i] for i in plan.unlabelled + plan.partner))
     assert all(v.isfinite().all() for v in trainer.state.student.parameters()), "the update did not happen"
     assert [f.name for f in trainer.checkpoints] == ["progress-000002.safetensors"]
     assert not (tmp_path / "log.jsonl").exists(), "no row was due before it"
