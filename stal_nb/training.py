@@ -538,13 +538,13 @@ def contrast_step(
         gather_pixels(embeddings, anchors_index), centres, memory.entries, rows.view(C, config.num_anchors, config.num_negatives),
         temperature=config.temperature, valid=has_anchors & has_centre & has_negatives, unit=True, mine=mine)
 
-# %% ../nbs/12_training.ipynb #b0ffdeb2
+# %% ../nbs/12_training.ipynb #5d38cee8
 def joint_terms(
     terms: dict[str, Tensor],  # this process's parts, scalars
 ) -> dict[str, Tensor]:  # the values of the joint batch, the gradients of the parts
     "Terms as one process with all images would report them: the mean of the parts."
     (total,) = sum_over_processes(torch.stack([term.detach().float() for term in terms.values()]))
-    return {name: term + (value - term.detach()) for (name, term), value in zip(terms.items(), total / process_count())}
+    return {name: value + (term - term.detach()) for (name, term), value in zip(terms.items(), total / process_count())}
 
 
 def without_effect(

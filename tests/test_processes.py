@@ -121,9 +121,9 @@ def selection(rank, folder):
     probs, labelled = logits.softmax(1), torch.arange(TOTAL) < 6
     roles = probs, labels, normalised_entropy(probs), labelled
     own = tuple(mine(t, rank) for t in roles)
-    assert torch.equal(anchor_mask(*own, entropy_percentile=40, valid=mine(valid, rank), gather=True), mine(anchor_mask(*roles, entropy_percentile=40, valid=valid), rank))
-    assert torch.equal(negative_mask(*own, entropy_percentile=60, valid=mine(valid, rank), gather=True),
-                       mine(negative_mask(*roles, entropy_percentile=60, valid=valid), rank))
+    for mask, percent in ((anchor_mask, 40), (negative_mask, 60)):
+        joint = mask(*roles, entropy_percentile=percent, valid=valid)
+        assert torch.equal(mask(*own, entropy_percentile=percent, valid=mine(valid, rank), gather=True), mine(joint, rank)), mask.__name__
 
 
 def parts_of_the_losses(rank, folder):
@@ -384,8 +384,8 @@ def compare(folder, name, losses, weights, unused=()):
 def test_a_training_in_two_processes_is_that_of_one(name, together):
     """Through the trainer, four steps: losses, banks and tables to 1e-5, weights to 1e-5.
 
-    The networks are in double precision. Each step makes thousands of decisions (is this pixel above the percentile?), and in single precision some of them hang on the last bit, which depends on how many images a
-    convolution gets at once."""
+    The networks are in double precision. Each step makes thousands of decisions (is this pixel above the percentile?), and in single precision
+    some of them hang on the last bit, which depends on how many images a convolution gets at once."""
     folder = done(together, train_all)
     train(CASES[name], folder, f"{name} alone", torch.float64)
     unused = ("representation",) if name == "no contrast" else ("auxiliary",) if name == "no labels" else ()  # of no effect, and so only decay
