@@ -491,7 +491,7 @@ class ParallelClassifiers(nn.Module):
         high = self.dropout(high)
         return sum(branch(high) for branch in self.branches)
 
-# %% ../nbs/04_models.ipynb #df3c196a
+# %% ../nbs/04_models.ipynb #81579df6
 PARALLEL_DILATIONS = {8: (6, 12, 18, 24), 16: (3, 6, 9, 12)}  # output stride -> dilations of DeepLab v2, the same reach in image pixels
 
 
@@ -527,7 +527,7 @@ class DeepLabV2(SegmentationNetwork):
         return self.classifier(features.high), features.high
 
 
-ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {  # name in configurations -> constructor; all take the same arguments
+ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {  # name in configurations -> constructor; arguments of one name mean the same
     "deeplabv3plus": DeepLabV3Plus,
     "deeplabv2": DeepLabV2,
 }

@@ -580,6 +580,11 @@ def networks():
         yield backbone, tiny(backbone, architecture="deeplabv2" if "lite0" in backbone else "deeplabv3plus", dropout=0.0, aux_head=False).double()
 
 
+def mean_over_processes_network():
+    torch.manual_seed(2)
+    return tiny("resnet18", architecture="deeplabv2", dropout=0.0).double().train()
+
+
 SHARES = {2: [slice(0, 3), slice(3, 4)]}  # three images on the first process, one on the second
 
 
@@ -601,8 +606,17 @@ def batchnorm_process(rank, folder):
             if rank == 0:  # in evaluation mode nobody waits for anybody
                 outputs = model.eval()(images.to(dtype))
                 found[f"{name}/eval"] = outputs.logits if hasattr(outputs, "logits") else outputs
+    model = synchronise_batchnorm(mean_over_processes_network())
+    wrapped = torch.nn.parallel.DistributedDataParallel(model)  # its own exchange of gradients goes on at the same time
+    for _ in range(2):
+        model.zero_grad()
+        share = images[2 * rank:2 * rank + 2].double()
+        sum(output.square().mean() for output in wrapped(share)).backward()
+    found["wrapped/gradients"] = torch.cat([p.grad.flatten() for p in model.parameters()])
+
     class Odd(nn.BatchNorm2d):
         "A layer that the converter cannot know."
+
     for odd in (Odd(2), nn.BatchNorm1d(2)):
         with pytest.raises(ConfigError, match=f"found {type(odd).__name__} at 0, expected nn.BatchNorm2d"):
             synchronise_batchnorm(nn.Sequential(odd))
@@ -632,6 +646,13 @@ def test_two_processes_with_a_part_of_the_batch_each_are_one_with_all_of_it(tmp_
         outputs = model.eval()(images.to(dtype))
         expected = (outputs.logits if hasattr(outputs, "logits") else outputs).detach()
         assert torch.allclose(parts[0][f"{name}/eval"], expected, rtol=1e-5, atol=1e-5 * max(1, expected.abs().max()))
+    model = mean_over_processes_network()
+    for _ in range(2):
+        model.zero_grad()
+        sum(output.square().mean() for output in model(images.double())).backward()
+    expected = torch.cat([p.grad.flatten() for p in model.parameters()])
+    for part in parts:  # as several devices train: each a half, and gradients averaged while they come
+        assert torch.allclose(part["wrapped/gradients"], expected, rtol=1e-8, atol=1e-10 * expected.abs().max())
 
 
 def test_alone_nothing_is_synchronised(small):
