@@ -787,7 +787,7 @@ def query_thumbnails(
         items.append(item)
     return {"round": number, "items": items}
 
-# %% ../../nbs/explore/20_dashboard.ipynb #122b1f04
+# %% ../../nbs/explore/20_dashboard.ipynb #c286976f
 STATE_COLOURS = {"running": "#1b7f3b", "starting": "#1b7f3b", "complete": "#175cd3", "awaiting labels": "#b54708", "failed": "#b42318", "silent": "#b54708"}
 
 
@@ -846,7 +846,7 @@ def _draw_miou(axis, view: dict) -> None:
                       ha="center", fontsize=10, weight="bold")
     for name, value in view["lines"].items():
         axis.axhline(value, color="#777", linestyle="--", linewidth=1)
-        axis.text(1, value, f"{name} {value:.1f} ", transform=axis.get_yaxis_transform(), ha="right", va="bottom", fontsize=9, color="#555")
+        axis.text(0.3, value, f"{name} {value:.1f}", transform=axis.get_yaxis_transform(), ha="center", va="bottom", fontsize=9, color="#555")
     axis.set_title(f"{view['measure']} by labels bought", fontsize=11, loc="left")
     axis.set(xlabel="labelled target images", ylabel="mIoU (%)")
     known = [r["miou"] for r in found] + list(view["lines"].values()) + [y for points in view["figures"].values() for _, y in points]
