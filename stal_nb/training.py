@@ -390,7 +390,7 @@ def build_model(config: TrainingConfig, num_classes: int) -> nn.Module:
             raise ConfigError(f"{name}: found {getattr(config, name)!r}, which {config.architecture} does not have; expected {default[name]!r}")
     return build(config.backbone, num_classes, **options)
 
-# %% ../nbs/12_training.ipynb #f137fa5b
+# %% ../nbs/12_training.ipynb #b73d63fd
 def training_step(
     state: TrainingState,  # student, teacher, banks; the banks and tables are updated here
     batch: dict[str, Tensor],  # from `StepLoader`, on the device
@@ -402,7 +402,7 @@ def training_step(
     """L = lambda_s L_s + lambda_u L_u + lambda_c L_c for one batch. Nothing here waits for the device.
 
     In a process group the batch is this process's share, the terms have the values of the joint batch, and the mean of the processes' gradients is its gradient."""
-    student = student or state.student
+    student = state.student if student is None else student
     terms: dict[str, Tensor] = {}
 
     # 1. Labelled images: paste rare classes into some of them.
