@@ -1343,7 +1343,7 @@ class Run:
         if _processes(self.device).is_main_process:
             atomic_write_json(self.path / "summary.json", {**self.summary(), "complete": True})
 
-# %% ../nbs/13_rounds.ipynb #682138a2
+# %% ../nbs/13_rounds.ipynb #df830190
 def parse_setting(
     text: str,  # "key=value"; value in JSON, or a bare word; commas make a list
 ) -> tuple[str, Any]:
@@ -1373,7 +1373,7 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; may be repeated")
     for command in (run, plan):
         command.add_argument("--setting", default="ssda", help=f"of the literature: {', '.join(SETTINGS)}")
-        command.add_argument("--budget", default="", help=f"one of the paper's experiments: {', '.join(PAPER_BUDGETS)}")
+        command.add_argument("--budget", default="", help=f"one of the paper's experiments: {', '.join(PAPER_BUDGETS).replace('%', '%%')}")
         command.add_argument("--out", default="", help="the run's folder; default runs/PRESET")
         command.add_argument("--oracle", action="store_true", help="train with all target labels instead: the upper bound")
     plan.add_argument("--processes", type=int, default=0, help="devices that will share the work; default: those there are")
