@@ -1343,7 +1343,7 @@ class Run:
         if _processes(self.device).is_main_process:
             atomic_write_json(self.path / "summary.json", {**self.summary(), "complete": True})
 
-# %% ../nbs/13_rounds.ipynb #df830190
+# %% ../nbs/13_rounds.ipynb #f29797da
 def parse_setting(
     text: str,  # "key=value"; value in JSON, or a bare word; commas make a list
 ) -> tuple[str, Any]:
@@ -1477,7 +1477,7 @@ def status_line(status: dict) -> str:
     "What `Run.status` says, in a line."
     if not status:
         return "nothing was done yet"
-    place = f"{status['stage']}" + (f", step {status['step']} of {status['steps']}" if status.get("step") is not None else "")
+    place = (status["stage"] or "all stages are done") + (f", step {status['step']} of {status['steps']}" if status.get("step") is not None else "")
     left = f", about {planning.duration(status['seconds_left'])} left" if status.get("seconds_left") else ""
     return f"{status['state']}: {place}{left}" + (f" ({status['message']})" if status.get("message") else "")
 
