@@ -670,7 +670,7 @@ def results_figure(results: dict) -> plt.Figure:
         axis.set_yticks(range(len(order)), order, fontsize=8.5)
         errors = frame.drop_duplicates(["seed", "stage"]).groupby("stage")["error"].mean()
         axis.set_title(f"{results[name]['title']}: {errors['before']:.0%} wrong before, {errors['after']:.0%} after", fontsize=10)
-        axis.set_xlabel("AUROC: 0.5 = a coin, 1 = every error less sure than every right pixel")
+        axis.set_xlabel("AUROC: 0.5 = a coin, 1 = errors are the least sure")
         axis.grid(axis="x", color="#e5e5e5")
         axis.set_axisbelow(True)
         axis.spines[["top", "right", "left"]].set_visible(False)
