@@ -228,7 +228,8 @@ def test_lengths_in_epochs_are_known_when_the_stage_is_at_work(folder):
 
 @pytest.fixture
 def sleeper():
-    process = subprocess.Popen([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)"], stdout=subprocess.PIPE, start_new_session=True)
+    code = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_DFL); print('up', flush=True); time.sleep(60)"  # also where the tests run under nohup
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True)
     process.stdout.readline()
     yield process
     process.kill()
