@@ -376,7 +376,8 @@ def compare(folder, name, losses, weights, unused=()):
     for key, value in states[0].items():
         assert torch.equal(states[1][key], states[2][key]), key  # the two processes hold the same to the last bit
         if not any(word in key for word in unused):
-            torch.testing.assert_close(states[1][key], value, **weights, msg=lambda text: f"{key}: {text}")
+            loose = dict(rtol=1e-3, atol=1e-4) if key == "memory.entries" else weights  # unit vectors in single precision; measured: up to 3e-5
+            torch.testing.assert_close(states[1][key], value, **loose, msg=lambda text: f"{key}: {text}")
     return logs[0], states[0]
 
 

@@ -187,7 +187,7 @@ def legend_html(label_space) -> str:
     return "<p class=legend>" + "".join(f"<span><i style='background:{colour}'></i>{html.escape(name)}</span>"
                                         for name, colour in class_colours(label_space).items()) + "</p>"
 
-# %% ../../nbs/explore/13_rounds.ipynb #0e00e7ed
+# %% ../../nbs/explore/13_rounds.ipynb #7554b17c
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:1080px;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 h1{font-size:1.7rem;margin-bottom:.2rem} h2{margin-top:2.2rem;border-bottom:1px solid #ddd;padding-bottom:.2rem}
@@ -217,7 +217,7 @@ def results_html(summary: dict) -> str:
     cells = [[name, str(labelled), f"{fraction:.1%}", *("–" if score(e) is None else f"{score(e):.1f}" for score in columns.values())]
              for name, labelled, fraction, e in entries]
     rows = [["after", "labelled images", "of the target", *columns], *cells]
-    return "<table>" + "".join(f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in row)}</tr>" for tag, row in zip(["th", *["td"] * len(cells)], rows)) + "</table>"
+    return "<div style='overflow-x:auto'><table>" + "".join(f"<tr>{''.join(f'<{tag}>{cell}</{tag}>' for cell in row)}</tr>" for tag, row in zip(["th", *["td"] * len(cells)], rows)) + "</table></div>"
 
 
 def write_report(
