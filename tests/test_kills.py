@@ -183,7 +183,7 @@ def test_two_processes_make_the_run_of_one(unbroken, tmp_path):
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1", f"--master-port={port}"]
     done = subprocess.run([*launch, str(script), "run", "--out", str(tmp_path / "two"), "--no-bar", *settings], capture_output=True, text=True, timeout=500,
                           env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"})
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.returncode == 0, done.stderr[:3000] + done.stderr[-1000:]
     two = Run.open(tmp_path / "two")
     one = Run.create(replace(two.config), tmp_path / "one")
     one.bar = False
