@@ -727,7 +727,7 @@ def label_part(
         raise StoreError(f"label of {id!r}: found shape {tuple(labels.shape)}, expected {tuple(mask.shape)} as the image")
     return labels.masked_fill(~mask.to(labels.device), IGNORE), seconds
 
-# %% ../nbs/13_rounds.ipynb #8010a89a
+# %% ../nbs/13_rounds.ipynb #f3aad094
 PAST = ("seed", "backbone", "output_stride", "aspp_channels", "embedding_dim", "bank_capacity", "data", "image_size", "source_images", "target_images", "val_images",
         "exclude", "source", "source_size", "source_split", "target_split", "label_space", "architecture", "multi_grid", "aspp_dilations", "separable",
         "aux_head")  # settings that finished stages depend on
@@ -753,6 +753,7 @@ class Run:
         "Start a run in `root`, or open the one that is there if its configuration is the same. Raises `StoreError` if it differs."
         path, processes = Path(root), _processes(resolve_device(config.device))
         exists = (path / "config.json").exists()
+        foreign = not exists and path.exists() and (not path.is_dir() or any(path.iterdir()))
         processes.wait_for_everyone()  # all have looked before one writes
         if exists:
             run = cls.open(path)
@@ -761,7 +762,7 @@ class Run:
             if different:
                 raise StoreError(f"run folder {path}: belongs to another configuration: {'; '.join(different)}")
             return run
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if foreign:
             raise StoreError(f"run folder {path}: found something that is not a run, expected an empty or new folder")
         run = cls(path, config)
         run.budgets, run.data.val, run.data.source  # checked before anything is written
