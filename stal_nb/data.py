@@ -464,7 +464,26 @@ def count_classes(
     return pixels, images
 
 # %% ../nbs/02_data.ipynb #18692182
-class RelabelledDataset(Dataset):
+class _View(Dataset):
+    "What a data set that is seen in another way keeps: number, ids, groups, files and images."
+
+    def __init__(self, dataset: Dataset, label_space: LabelSpace):
+        self.dataset, self.label_space = dataset, label_space
+        self.ids, self.groups, self.has_labels = dataset.ids, dataset.groups, getattr(dataset, "has_labels", True)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def files(self, index: int) -> tuple[Path | None, Path | None]:
+        "The image file and the label file, if there are files."
+        return files_of(self.dataset, index)
+
+    def load_image(self, index: int) -> Tensor:
+        "(3, H, W) float32 in [0, 1], without its labels."
+        return load_image(self.dataset, index)
+
+
+class RelabelledDataset(_View):
     "A data set whose labels are mapped into another label space; images, ids and groups stay."
 
     def __init__(
@@ -480,19 +499,8 @@ class RelabelledDataset(Dataset):
         if mapping.shape != (old.num_classes,) or not bool((known | (mapping == IGNORE)).all()) or not bool(known.any()):
             raise ConfigError(f"mapping from {old.name} to {label_space.name}: found {mapping.tolist()}, expected a position from 0 to "
                               f"{label_space.num_classes - 1} or {IGNORE} for each of {old.num_classes} classes, and not only {IGNORE}")
-        self.dataset, self.label_space, self.mapping = dataset, label_space, mapping
-        self.ids, self.groups, self.has_labels = dataset.ids, dataset.groups, getattr(dataset, "has_labels", True)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def files(self, index: int) -> tuple[Path | None, Path | None]:
-        "The image file and the label file, if there are files."
-        return files_of(self.dataset, index)
-
-    def load_image(self, index: int) -> Tensor:
-        "(3, H, W) float32 in [0, 1], without its labels."
-        return load_image(self.dataset, index)
+        super().__init__(dataset, label_space)
+        self.mapping = mapping
 
     def load_labels(self, index: int) -> Tensor:
         "(H, W) int64, without its image."
@@ -778,7 +786,7 @@ def _matches(text: str, known: dict[str, list[tuple[Parts, str]]]) -> list[str]:
     return sorted({id for path, id in paths if path[-len(parts):] == parts or (len(path) > 1 and parts[-len(path):] == path)})
 
 # %% ../nbs/02_data.ipynb #41bb4469
-class Resized(Dataset):
+class Resized(_View):
     "A data set at another size: images bilinear and antialiased, labels nearest; ids, groups and label space stay."
 
     def __init__(
@@ -789,15 +797,8 @@ class Resized(Dataset):
         "Raises `ConfigError` for a size that cannot be."
         if len(size) != 2 or min(size) < 1:
             raise ConfigError(f"size: found {size!r}, expected (height, width) of at least 1 pixel")
-        self.dataset, self.size, self.label_space = dataset, (int(size[0]), int(size[1])), dataset.label_space
-        self.ids, self.groups, self.has_labels = dataset.ids, dataset.groups, getattr(dataset, "has_labels", True)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def files(self, index: int) -> tuple[Path | None, Path | None]:
-        "The image file and the label file, if there are files."
-        return files_of(self.dataset, index)
+        super().__init__(dataset, dataset.label_space)
+        self.size = int(size[0]), int(size[1])
 
     def load_image(self, index: int) -> Tensor:
         "(3, height, width) float32 in [0, 1], without its labels."
