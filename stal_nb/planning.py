@@ -170,7 +170,7 @@ def step_share(
     processes: int = 1,  # devices that share the batch
 ) -> float:  # images that one device's student sees at a time
     "Images of a device's share of the batch."
-    return (config.source_batch + config.target_batch + config.unlabelled_batch) / (processes)
+    return (config.source_batch + config.target_batch + config.unlabelled_batch) / processes
 
 
 def memory_plan(
