@@ -19,7 +19,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
 import inspect
 import json
 import re
@@ -292,17 +292,6 @@ class StepLoader(Dataset):
 
     def _departs(self, pool: str) -> bool:
         return self.config.interpolated_ids and pool == "source"
-
-    def batches(
-        self,
-        plans: Sequence[StepPlan],
-        workers: int = 0,  # processes that load ahead; 0 loads in this one, when the batch is asked for
-        pin_memory: bool = False,  # for copies to a GPU that need not be waited for
-    ) -> Iterator[dict[str, Tensor]]:
-        "The batches of some steps, one after the other."
-        if workers or pin_memory:
-            return iter(DataLoader(self, batch_size=None, sampler=plans, num_workers=workers, pin_memory=pin_memory))
-        return map(self.__getitem__, plans)  # a DataLoader would add a millisecond to every step
 
     def _share(self, name: str, count: int) -> range:
         "The slots of this process among the `count` of one kind."
@@ -1040,15 +1029,16 @@ class Trainer:
         "The micro-batches of steps `first` to `last` - 1, `accumulate` a step, loaded by `workers` processes that stay for all of the stage, or by this one."
         plans = [plan_step(self.config, self.stage, k, self.plan_state) for k in range(first * self.config.accumulate, last * self.config.accumulate)]
         self._plans = {plan.step: plan for plan in plans}
-        if self.config.workers and self._loading is None:
-            queue: list[StepPlan] = []
-            self._loading = queue, DataLoader(
-                self.loader, batch_size=None, sampler=queue, num_workers=self.config.workers, persistent_workers=True,
-                pin_memory=self.device.type == "cuda", worker_init_fn=undisturbed)
-        if self._loading is not None:
-            queue, loader = self._loading
+        batches: Iterable[dict[str, Tensor]] = map(self.loader.__getitem__, plans)  # a DataLoader would add a millisecond to every step
+        if self.config.workers or self.device.type == "cuda":
+            if self._loading is None:
+                queue: list[StepPlan] = []
+                self._loading = queue, DataLoader(
+                    self.loader, batch_size=None, sampler=queue, num_workers=self.config.workers, persistent_workers=self.config.workers > 0,
+                    pin_memory=self.device.type == "cuda", worker_init_fn=undisturbed)
+            queue, batches = self._loading
             queue[:] = plans
-        for batch in loader if self._loading is not None else self.loader.batches(plans, pin_memory=self.device.type == "cuda"):
+        for batch in batches:
             yield {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
     @property
