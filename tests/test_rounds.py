@@ -446,7 +446,7 @@ def test_processes_share_the_pool_and_none_does_the_work_of_another(network, tmp
 
 
 TWO = """
-import sys, torch
+import os, pathlib, sys, torch
 sys.path.insert(0, {tests!r})
 from test_rounds import Pictures
 from tiny import tiny
@@ -455,13 +455,15 @@ from stal_nb.training import build_model
 torch.manual_seed(0)
 pictures = Pictures(9)
 scored = score_pool({folder!r}, build_model(tiny(), 19).eval(), pictures, range(9), Scoring(frozenset(), batch_size=2), bar=False)
-print("read", len(pictures.read), "rows", len(scored.rows), flush=True)
+pathlib.Path({told!r}, os.environ["RANK"]).write_text(f"read {{len(pictures.read)}} rows {{len(scored.rows)}}")
 """
 
 
 def test_two_processes_of_accelerate_score_one_pool(tmp_path):
     script = tmp_path / "two.py"
-    script.write_text(TWO.format(tests=os.path.dirname(os.path.abspath(__file__)), folder=str(tmp_path / "scored")))
+    told = tmp_path / "told"  # a file for each process: what two print at one moment may be interleaved
+    told.mkdir()
+    script.write_text(TWO.format(tests=os.path.dirname(os.path.abspath(__file__)), folder=str(tmp_path / "scored"), told=str(told)))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -481,7 +483,7 @@ def test_two_processes_of_accelerate_score_one_pool(tmp_path):
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
     )
     assert done.returncode == 0, done.stderr
-    assert sorted(done.stdout.split("\n")[:2]) == ["read 4 rows 9", "read 5 rows 9"], done.stdout
+    assert sorted(f.read_text() for f in told.iterdir()) == ["read 4 rows 9", "read 5 rows 9"], done.stdout
     assert [f.name for f in (tmp_path / "scored").iterdir()] == ["scores.csv"]
 
 
