@@ -1,4 +1,6 @@
 """Losses, bank and training step: how long they take, beside plain versions and beside what no step can avoid."""
+import json
+import statistics
 import subprocess
 import sys
 from dataclasses import replace
@@ -87,8 +89,10 @@ def ohem_entries() -> list[dict]:
                   "without the cross entropy that both begin with")]
 
 
-def step_entry(backbone: str, size: tuple[int, int], limit: float | None, repeats: int, width: int = 256) -> list[dict]:
-    "A whole step, loading included, over the passes of the two networks that it cannot avoid."
+def step_times(backbone: str, size: tuple[int, int], repeats: int, width: int, aux_images: int | None) -> dict[str, float]:
+    """Median seconds of a whole step, loading included, and of the passes of the two networks on the same images; alternating.
+
+    The step asks the auxiliary head about the labelled images only, as the passes do with `aux_images=2`; with None they run the networks as they are."""
     config = replace(
         Config.preset("demo"), backbone=backbone, aspp_channels=width, embedding_dim=width, weights=None, crop_size=size, image_size=size,
         source_batch=1, target_batch=1, unlabelled_batch=2, device="cpu")
@@ -117,16 +121,29 @@ def step_entry(backbone: str, size: tuple[int, int], limit: float | None, repeat
         state.student.train()
         with torch.no_grad():
             state.teacher(weak)
-        output = state.student(strong)
+        output = state.student(strong, aux_images=aux_images)
         ones = [t for t in output if t is not None]
         torch.autograd.backward(ones, [torch.ones_like(t) for t in ones])
         trainer.optimizer.zero_grad()
 
-    times = medians({"step": step, "passes": passes}, repeats=repeats)
+    return medians({"step": step, "passes": passes}, repeats=repeats)
+
+
+def step_entries(
+    backbone: str, size: tuple[int, int], limit: float | None, repeats: int, width: int = 256, processes: int = 3, aux_images: int | None = None,
+) -> list[dict]:
+    "Step over passes, each ratio within one process; the median of several processes, since how memory happens to be laid out in one moves it by some percent."
+    code = f"import json; from bench.bench_method import step_times; print(json.dumps(step_times({backbone!r}, {size}, {repeats}, {width}, {aux_images})))"
+    told = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout for _ in range(processes)]
+    runs = [json.loads(text.splitlines()[-1]) for text in told]
+    ratios = sorted(run["step"] / run["passes"] for run in runs)
+    step, passes = (statistics.median(run[key] for run in runs) * 1e3 for key in ("step", "passes"))
     name = f"step / passes, {backbone}, decoder of {width}, {size[0]}x{size[1]}"
-    detail = "batch 2 + 2 (and 2 CutMix partners, teacher only), loading, mixing, losses, bank, optimiser and EMA included"
-    return [entry(name, times["step"] / times["passes"], "x", limit, detail),
-            entry(f"{name}: step", times["step"] * 1e3, "ms", None, f"passes alone {times['passes'] * 1e3:.0f} ms")]
+    if aux_images is not None:
+        name += ", auxiliary head of labelled images only"
+    detail = (f"batch 2 + 2 (and 2 CutMix partners, teacher only), loading, mixing, losses, bank, optimiser and EMA included; "
+              f"median of {processes} processes, {ratios[0]:.3f} to {ratios[-1]:.3f}")
+    return [entry(name, statistics.median(ratios), "x", limit, detail), entry(f"{name}: step", step, "ms", None, f"passes alone {passes:.0f} ms")]
 
 
 def import_entry(repeats: int = 5) -> list[dict]:
@@ -143,5 +160,6 @@ def import_entry(repeats: int = 5) -> list[dict]:
 
 def measure() -> list[dict]:
     np.random.seed(0)
-    return [*contrast_entries(), *size_entries(), *ohem_entries(), *step_entry("mobilenet_v3_large", (128, 256), 1.15, 15),
-            *step_entry("mobilenet_v3_large", (128, 256), None, 15, width=64), *step_entry("resnet50", (256, 512), 1.05, 5), *import_entry()]
+    small, large = ("mobilenet_v3_large", (128, 256)), ("resnet50", (256, 512))
+    return [*contrast_entries(), *size_entries(), *ohem_entries(), *step_entries(*small, 1.15, 15, processes=9), *step_entries(*small, None, 15, aux_images=2),
+            *step_entries(*small, None, 15, width=64), *step_entries(*large, 1.05, 5), *import_entry()]

@@ -195,6 +195,11 @@ def hard_pixels(
     return hard & valid
 
 
+def _parts(maps: Tensor) -> list[slice]:
+    "One image after the other where there is a cache to stay in, all at once elsewhere."
+    return [slice(b, b + 1) for b in range(len(maps))] if maps.device.type == "cpu" else [slice(None)]
+
+
 class _CrossEntropy(torch.autograd.Function):
     "−log p of the label along one axis, and its slope, (p − [c = y]) times what arrives."
 
@@ -202,17 +207,24 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx, scores: Tensor, labels: Tensor, axis: int) -> Tensor:
         known = labels != IGNORE
         index = torch.where(known, labels, 0).unsqueeze(axis)
-        log_p = scores.log_softmax(axis)
-        ctx.save_for_backward(log_p, index, known)
+        log_p = torch.empty_like(index, dtype=scores.dtype)  # of the label alone
+        for part in _parts(scores):
+            log_p[part] = scores[part].log_softmax(axis).gather(axis, index[part])
+        known = known.unsqueeze(axis)
+        log_sum = torch.where(known, scores.gather(axis, index) - log_p, math.inf)  # log Σ e^z, all that the slope asks for beside the scores
+        ctx.save_for_backward(scores, index, known, log_sum)
         ctx.axis = axis
-        return torch.where(known, -log_p.gather(axis, index).squeeze(axis), 0.0)
+        return torch.where(known, -log_p, 0.0).squeeze(axis)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
-        log_p, index, known = ctx.saved_tensors
-        grad = torch.where(known, grad, 0.0).unsqueeze(ctx.axis)
-        return log_p.exp().mul_(grad).scatter_add_(ctx.axis, index, -grad), None, None
+        scores, index, known, log_sum = ctx.saved_tensors
+        grad = torch.where(known, grad.unsqueeze(ctx.axis), 0.0)
+        slope = torch.empty_like(scores)
+        for part in _parts(scores):
+            torch.sub(scores[part], log_sum[part], out=slope[part]).exp_().mul_(grad[part])
+        return slope.scatter_add_(ctx.axis, index, -grad), None, None
 
 
 def pixel_cross_entropy(
@@ -344,7 +356,7 @@ def _read_teacher(
     "What the teacher says of every pixel. A CPU takes some rows at a time: nothing of the size of all logits is then written and read again."
     B, C, H, W = logits.shape
     if logits.device.type == "cpu" and logits.numel() > _PIECE and B * H > 1:
-        rows = max(1, _PIECE // (C * W))
+        rows = -(-H // -(-C * H * W // _PIECE))  # as many in each piece
         found = logits.new_empty(B, H, W, dtype=torch.int64), logits.new_empty(B, H, W), logits.new_empty(B, H, W)
         for b in range(B):
             for y in range(0, H, rows):
@@ -422,6 +434,7 @@ def unsupervised_loss(
     gamma: float = 2.0,  # γ: a pixel weighs confidence^γ
     class_rate: Tensor | None = None,  # (C,) probability that a pixel of class c takes part; None = all do
     generator: torch.Generator | None = None,  # on the logits' device
+    pixel_loss: Tensor | None = None,  # (B,H,W) `pixel_cross_entropy(logits, pseudo.labels)` where it is at hand; None = taken here
     gather: bool = False,  # this process's part in the loss of the batch of all processes: the mean of the parts is that loss
 ) -> Tensor:  # scalar; 0 with zero gradient if no pixel takes part
     "L_u: weighted cross entropy against the teacher's pseudo-labels. Raises `ConfigError` for unfitting shapes or settings."
@@ -429,7 +442,9 @@ def unsupervised_loss(
     if class_rate is not None:
         _check_shape("class_rate", class_rate, C=logits.shape[1])
     weight = pseudo_label_weights(pseudo, gamma, class_rate, generator, gather)
-    loss = (pixel_cross_entropy(logits, pseudo[0]) * weight).sum()
+    if pixel_loss is None:
+        pixel_loss = pixel_cross_entropy(logits, pseudo[0])
+    loss = (pixel_loss * weight).sum()
     return process_count() * loss if gather and process_count() > 1 else loss
 
 # %% ../nbs/06_losses.ipynb #adf2741f
@@ -610,11 +625,12 @@ def gather_pixels(
 ) -> Tensor:  # (..., D), with gradient
     "The embeddings of single pixels, without turning the whole map around first. Raises `ConfigError` for another number of axes."
     _check_shape("embeddings", embeddings, B=None, D=None, h=None, w=None)
-    _, _, height, width = embeddings.shape
-    image, position = index // (height * width), index % (height * width)
+    _, D, height, width = embeddings.shape
     if embeddings.is_contiguous():
-        return embeddings.flatten(2)[image.flatten(), :, position.flatten()].view(*index.shape, -1)
-    return embeddings.movedim(1, -1)[image, position // width, position % width]  # channels_last: a pixel's D numbers stand together
+        image, position = index // (height * width), index % (height * width)
+        return embeddings.flatten(2)[image.flatten(), :, position.flatten()].view(*index.shape, D)
+    pixels = embeddings.movedim(1, -1).reshape(-1, D)  # channels_last: a view, a pixel's D numbers stand together
+    return pixels.index_select(0, index.flatten()).view(*index.shape, D)
 
 # %% ../nbs/06_losses.ipynb #0b3be569
 _BUFFER = {"cpu": 2**20}  # numbers gathered at a time: few enough for a processor's cache …

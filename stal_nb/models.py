@@ -9,9 +9,9 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'PACKAGED_WEIGHTS', 'BACKBONES', 'DE
            'timm_features', 'TimmEncoder', 'find_backbone', 'conv_bn_relu', 'conv3x3', 'resize', 'ASPP', 'Decoder',
            'SegmentationNetwork', 'check_architecture', 'DeepLabV3Plus', 'ParallelClassifiers', 'DeepLabV2',
            'read_weights', 'WeightsReport', 'best_prefix', 'load_weights', 'predict_logits', 'resize_images',
-           'softmax_of', 'window_starts', 'window_probs', 'predict_probs', 'check_views', 'sum_over_processes',
-           'num_processes', 'SynchronisedBatchNorm2d', 'SynchronisedBatchNormAct2d', 'synchronise_batchnorm',
-           'named_tensors', 'EMATeacher']
+           'softmax_of', 'window_starts', 'window_probs', 'predict_probs', 'check_views', 'sum_with_gradient',
+           'SynchronisedBatchNorm2d', 'SynchronisedBatchNormAct2d', 'synchronise_batchnorm', 'named_tensors',
+           'EMATeacher']
 
 # %% ../nbs/04_models.ipynb #667452e8
 from contextlib import contextmanager
@@ -35,6 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .errors import ConfigError, WeightsError
+from .losses import process_count
 
 # %% ../nbs/04_models.ipynb #2f3a2d04
 def replace_stride_(
@@ -379,6 +380,7 @@ class SegmentationNetwork(nn.Module):
         self,
         images: Tensor,  # (B,3,H,W) RGB in [0,1]; the network normalises them itself
         with_embeddings: bool = True,  # False saves the representation head
+        aux_images: int | None = None,  # the auxiliary head looks at the first so many images only; None = at all
     ) -> SegmentationOutput:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ConfigError(f"images: found shape {tuple(images.shape)}, {images.dtype}, expected (B, 3, H, W) of floats in [0, 1]")
@@ -388,7 +390,7 @@ class SegmentationNetwork(nn.Module):
         return SegmentationOutput(
             logits=resize(coarse_logits, size),
             embeddings=self.representation(decoded) if with_embeddings else None,
-            aux_logits=resize(self.auxiliary(features.mid), size) if self.auxiliary is not None and self.training else None)
+            aux_logits=resize(self.auxiliary(features.mid[:aux_images]), size) if self.auxiliary is not None and self.training else None)
 
     def parameter_groups(
         self,
@@ -727,16 +729,11 @@ class _SumOverProcesses(torch.autograd.Function):
         return _SumOverProcesses.forward(ctx, gradient)  # every process's loss depends on what this one gave
 
 
-def sum_over_processes(
+def sum_with_gradient(
     tensor: Tensor,  # of one shape on all processes
 ) -> Tensor:  # the same on all processes
     "Sum over the processes of a run; gradients flow back to all of them. All processes must call it."
     return _SumOverProcesses.apply(tensor)
-
-
-def num_processes() -> int:
-    "How many processes work together: 1 unless torch.distributed was set up (`accelerate launch`, torchrun)."
-    return torch.distributed.get_world_size() if torch.distributed.is_available() and torch.distributed.is_initialized() else 1
 
 
 class SynchronisedBatchNorm2d(nn.BatchNorm2d):
@@ -748,14 +745,14 @@ class SynchronisedBatchNorm2d(nn.BatchNorm2d):
         self,
         x: Tensor,  # (B,C,H,W)
     ) -> Tensor:  # (B,C,H,W)
-        if not self.training or num_processes() == 1:
+        if not self.training or process_count() == 1:
             return super().forward(x)
         values = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         count = values.new_tensor([values.numel() / values.shape[1]])
-        sums, count = sum_over_processes(torch.cat([values.sum((0, 2, 3)), count])).split([values.shape[1], 1])
+        sums, count = sum_with_gradient(torch.cat([values.sum((0, 2, 3)), count])).split([values.shape[1], 1])
         mean, count = sums / count.detach(), count.detach()
         centred = values - mean[:, None, None]
-        variance = sum_over_processes(centred.square().sum((0, 2, 3))) / count
+        variance = sum_with_gradient(centred.square().sum((0, 2, 3))) / count
         self.remember(mean.detach(), variance.detach(), count)
         normalised = centred * (variance + self.eps).rsqrt()[:, None, None]
         if self.affine:
@@ -787,7 +784,7 @@ def synchronise_batchnorm(
 
     Parameters, statistics and their names stay. Call it after the process group exists and before the network is wrapped for it.
     Raises `ConfigError` for a kind of BatchNorm that it does not know."""
-    if num_processes() == 1:
+    if process_count() == 1:
         return model
     if torch.distributed.get_backend() == "nccl" or any(p.is_cuda for p in model.parameters()):
         return timm.layers.convert_sync_batchnorm(model)

@@ -8,6 +8,7 @@ __all__ = ['TRIAL_SECONDS', 'count_parameters', 'fixed_bytes', 'Trial', 'trial_s
 
 # %% ../nbs/13_planning.ipynb #ee8f356b
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 import math
 import time
@@ -19,15 +20,19 @@ from .errors import ConfigError
 from .training import TrainingConfig, TrainingState, build_model, training_step
 
 # %% ../nbs/13_planning.ipynb #1fdc4ff9
+@lru_cache(maxsize=16)  # a plan asks three times
+def _count(config: TrainingConfig, num_classes: int) -> tuple[int, int]:
+    with torch.device("meta"):
+        model = build_model(config, num_classes)
+    return tuple(sum(p.numel() for p in part.parameters()) for part in (model.backbone, model))
+
+
 def count_parameters(
     config: TrainingConfig,
     num_classes: int,  # C
 ) -> dict[str, int]:  # "backbone", "heads" and "all"
     "Parameters of the network that a configuration describes; nothing is allocated or fetched."
-    with torch.device("meta"):
-        model = build_model(replace(config, weights=None), num_classes)
-    backbone = sum(p.numel() for p in model.backbone.parameters())
-    total = sum(p.numel() for p in model.parameters())
+    backbone, total = _count(replace(config, weights=None), num_classes)
     return {"backbone": backbone, "heads": total - backbone, "all": total}
 
 

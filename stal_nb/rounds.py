@@ -41,7 +41,7 @@ from tqdm.auto import tqdm
 
 from . import planning
 from .annotation import AnnotatorProtocol, OracleAnnotator
-from .data import GTA5, CamVid, Cityscapes, ImageFolder, Pool, RelabelledDataset, Resized, Synthia, check_dataset, read_split, split_pool
+from .data import GTA5, CamVid, Cityscapes, ImageFolder, Pool, RelabelledDataset, Resized, Synthia, check_dataset, load_image, read_split, split_pool
 from .errors import AwaitingLabels, BudgetError, ConfigError, DataError, StalError, StoreError
 from .labels import CAMVID, CITYSCAPES, IGNORE, LABEL_SPACES, LabelSpace, Sample
 from .metrics import benchmark_miou
@@ -50,7 +50,7 @@ from .scenes import SceneDataset
 from .selection import CHEAP, COLUMNS, STRATEGIES, UNITS, PixelMap, Region, StrategyInput, needs_of, region_mask, select, select_regions, unit_of
 from .store import LabelStore, atomic_write_bytes, atomic_write_json, is_running, remove_leftovers
 from stal_nb.training import (
-    StepLoader, StepPlan, Trainer, TrainingConfig, TrainingState, WithoutLabels, check_checkpoint, evaluate, image_of, load_checkpoint, predict_logits, resolve_device, same_size_batches,
+    StepLoader, StepPlan, Trainer, TrainingConfig, TrainingState, WithoutLabels, check_checkpoint, evaluate, load_checkpoint, predict_logits, resolve_device, same_size_batches,
     save_checkpoint)
 from .uncertainty import bald, box_sum, dropout_passes, ensemble_passes
 
@@ -256,7 +256,7 @@ class BoughtLabels(Dataset):
 
     def load_image(self, index: int) -> Tensor:
         "(3, H, W) float32 in [0, 1]"
-        return image_of(self.dataset, index)
+        return load_image(self.dataset, index)
 
     def __getitem__(self, index: int) -> Sample:
         image, id = self.load_image(index), self.ids[index]
@@ -834,7 +834,7 @@ class Run:
 
     def image(self, index: int) -> Tensor:
         "A target image (3, H, W), its label unopened."
-        return image_of(self.data.target, index)
+        return load_image(self.data.target, index)
 
     @cached_property
     def image_pixels(self) -> int:
@@ -1268,7 +1268,7 @@ class Run:
         if unlabelled is None:
             bought = self.budgets[number] * self.price(config.budget_unit) // self.image_pixels
             unlabelled = len(self.data.target) - bought
-        return math.ceil(config.round_epochs[number] * unlabelled / max(1, config.unlabelled_batch))
+        return math.ceil(config.round_epochs[number] * unlabelled / max(1, config.unlabelled_batch * config.accumulate))
 
     # -- what it will cost -------------------------------------------------------------------------------------------
 
@@ -1288,7 +1288,7 @@ class Run:
         loader = StepLoader(config, C, self.data.source, BoughtLabels(self.data.target, self.store), WithoutLabels(self.data.target))
         loader[StepPlan(0, (config.seed,), [0] * config.source_batch, [0] * config.target_batch, [None] * (config.source_batch + config.target_batch),
                         [0] * config.unlabelled_batch, [0] * config.unlabelled_batch, [-1] * config.unlabelled_batch)]
-        loading = (time.perf_counter() - started) / max(1, config.workers) / processes
+        loading = (time.perf_counter() - started) * config.accumulate / max(1, config.workers) / processes
         step = max(network, loading) if config.workers else network + loading
         size = tuple(config.eval_size or self.image(0).shape[1:])
         look = planning.try_prediction(config, C, size, device) / processes
@@ -1301,7 +1301,7 @@ class Run:
             images = config.unlabelled_batch if number >= 0 else config.source_batch + config.target_batch
             scored = 0 if number < 0 else pool - (self.budgets[number - 1] if number and config.budget_unit == "images" else 0)
             stages.append({"stage": "source only" if number < 0 else "warm-up" if number == 0 else f"round {number}", "labelled": bought, "steps": steps,
-                           "epochs": steps * images / seen, "seconds": steps * step + (scored + val) * look})
+                           "epochs": steps * config.accumulate * images / seen, "seconds": steps * step + (scored + val) * look})
         disk = planning.disk_plan(config, C, len(stages), config.keep_checkpoints)
         place = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
         disk["free"] = shutil.disk_usage(place).free

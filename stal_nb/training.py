@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEPARTURES', 'MAX_SKIPS', 'TrainingConfig', 'StepPlan', 'PlanState', 'draw_in_epochs', 'plan_step', 'StepLoader',
-           'image_of', 'WithoutLabels', 'TrainingState', 'build_model', 'training_step', 'TeacherView', 'teacher_view',
+           'WithoutLabels', 'TrainingState', 'build_model', 'training_step', 'TeacherView', 'teacher_view',
            'contrast_step', 'joint_terms', 'without_effect', 'JointDropout', 'share_dropout', 'poly_lr',
            'resolve_device', 'StopRequested', 'GracefulStop', 'checkpoint_tensors', 'checkpoint_bytes',
            'save_checkpoint', 'check_checkpoint', 'load_checkpoint', 'Probe', 'in_background', 'undisturbed',
@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from .banks import ClassMemoryBank, ConfidenceBank
-from .data import paste_augment, strong_augment, weak_augment
+from .data import load_image, paste_augment, strong_augment, weak_augment
 from .errors import ConfigError, DeviceMemoryError, StalError, StoreError, TrainingError, WorkerError
 from .labels import IGNORE, LabelSpace, Sample
 from .losses import (
@@ -332,14 +332,6 @@ class StepLoader(Dataset):
         return batch
 
 # %% ../nbs/12_training.ipynb #fcf5e6b2
-def image_of(
-    dataset: Dataset,
-    index: int,
-) -> Tensor:  # (3, H, W) float32 in [0, 1]
-    "The image alone. A data set with `load_image` does not even open the file of its labels."
-    return dataset.load_image(index) if hasattr(dataset, "load_image") else dataset[index].image
-
-
 class WithoutLabels(Dataset):
     "The images of a data set with their labels hidden: 0 everywhere, so that after cropping only padding is 255."
 
@@ -351,7 +343,7 @@ class WithoutLabels(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
-        image = image_of(self.dataset, index)
+        image = load_image(self.dataset, index)
         return Sample(image, torch.zeros(image.shape[1:], dtype=torch.int64), self.ids[index], self.groups[index])
 
 # %% ../nbs/12_training.ipynb #4525e152
@@ -429,23 +421,24 @@ def training_step(
     # 4. The student looks once at everything: labelled images, and the strong, mixed view of the unlabelled ones.
     if process_count() > 1:
         share_dropout(state.student, parts)
-    output = student(students_view)
-    logits, unlabelled_logits = output.logits.float().split([num_labelled, num_unlabelled])
-    pixel_loss = pixel_cross_entropy(logits, labels)
+    output = student(students_view, aux_images=num_labelled or None)
+    logits, targets = output.logits.float(), torch.cat([labels, pseudo.labels]) if num_unlabelled else labels
+    labelled_loss, unlabelled_loss = pixel_cross_entropy(logits, targets).split([num_labelled, num_unlabelled])  # of every pixel, once
     if config.lambda_s > 0:
         terms["L_s"] = supervised_loss(
-            logits, labels, aux_logits=None if output.aux_logits is None else first_images(output.aux_logits, num_labelled).float(), aux_weight=config.aux_weight,
-            ohem=config.ohem, threshold=config.ohem_threshold, min_kept=max(1, int(config.ohem_kept * labels.numel() * process_count())),
-            pixel_loss=pixel_loss, gather=True)
+            logits[:num_labelled], labels, aux_logits=None if output.aux_logits is None else output.aux_logits[:num_labelled].float(),
+            aux_weight=config.aux_weight, ohem=config.ohem, threshold=config.ohem_threshold, pixel_loss=labelled_loss,
+            min_kept=max(1, int(config.ohem_kept * labels.numel() * process_count())), gather=True)
 
     # 5. L_u: follow the pseudo-labels, the confident ones more, the well-learnt classes less.
     if config.lambda_u > 0 and num_unlabelled:
         rate = state.confidence.class_rate() if config.class_rate else None
-        terms["L_u"] = unsupervised_loss(unlabelled_logits, pseudo, gamma=config.gamma, class_rate=rate, generator=generator, gather=True)
+        terms["L_u"] = unsupervised_loss(logits[num_labelled:], pseudo, gamma=config.gamma, class_rate=rate, generator=generator,
+                                         pixel_loss=unlabelled_loss, gather=True)
         terms["kept"] = kept / inside.clamp(min=1)
     if config.lambda_u > 0 and config.consistency_on_labelled:
         own = pseudo_labels(teacher_logits[:num_labelled], 0.0, gather=True)
-        terms["L_u_labelled"] = unsupervised_loss(logits, own, gamma=config.gamma, gather=True)
+        terms["L_u_labelled"] = unsupervised_loss(first_images(logits, num_labelled), own, gamma=config.gamma, gather=True)
 
     # 6. L_c: pull anchors to their class's centre, push them from the bank's negatives.
     if config.lambda_c > 0:
@@ -455,7 +448,7 @@ def training_step(
 
     # 7. What was seen of each class.
     with torch.no_grad():
-        state.confidence.update_right(torch.exp(-pixel_loss), labels, gather=True)  # e^(−loss) is the probability of the label
+        state.confidence.update_right(torch.exp(-labelled_loss), labels, gather=True)  # e^(−loss) is the probability of the label
         num_source = len(batch["source_index"])
         state.source_table.update(batch["source_index"], batch["labels"][:num_source], gather=True)
         if len(batch["labelled_index"]):
@@ -483,7 +476,7 @@ class TeacherView(NamedTuple):
 @torch.no_grad()
 def teacher_view(
     logits: Tensor,  # (L+2U,C,H,W) of the labelled images, then the unlabelled ones before mixing: bases, partners
-    embeddings: Tensor,  # (L+2U,D,h,w)
+    embeddings: Tensor,  # (L+2U,D,h,w); its second part is written over
     labels: Tensor,  # (L,H,W)
     mixing: tuple[Tensor, Tensor] | None,  # the teacher's arg-max (2U,H,W) and the boxes of CutMix (U,4); None if U = 0
 ) -> TeacherView:  # of the L labelled and U mixed images
@@ -494,8 +487,9 @@ def teacher_view(
     if mixing is not None:
         guess, boxes = mixing
         U = len(boxes)
-        mixed = cutmix(boxes, *((t[:U], t[U:]) for t in (logits[L:], embeddings[L:], guess[coarse])), stride=stride)
-        logits, embeddings, labels = (torch.cat([own, other]) for own, other in zip((logits[:L], embeddings[:L], labels), mixed))
+        *mixed, embeddings[L:L + U] = cutmix(boxes, *((t[:U], t[U:]) for t in (logits[L:], guess[coarse], embeddings[L:])), stride=stride)
+        embeddings = embeddings[:L + U]  # mixed in place: the largest tensor of all is not copied as a whole
+        logits, labels = (torch.cat([own, other]) for own, other in zip((logits[:L], labels), mixed))
     return TeacherView(logits.softmax(1), embeddings, labels, torch.arange(len(labels), device=labels.device) < L)
 
 
@@ -1175,7 +1169,7 @@ class Trainer:
     def _update(self) -> Tensor:  # scalar: 1 if the gradient is not finite, and nothing was updated; else 0
         "Update the student unless its gradient is not finite. The device decides: SGD's fused kernel looks at `found_inf`, and nobody waits."
         gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        bad = (~torch.nn.utils.get_total_norm(gradients).isfinite()).float()
+        bad = (~torch.stack(torch._foreach_norm(gradients)).isfinite().all()).float()
         optimizer = self.optimizer.optimizer
         if self.accelerator.scaler is not None:
             self.optimizer.step()  # the scaler looks for itself, and halves its factor where a gradient overflows

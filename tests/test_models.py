@@ -565,7 +565,7 @@ def one_pass(model, images, total):
     logits = outputs.logits if hasattr(outputs, "logits") else outputs
     (logits.square().sum() / total + logits.sin().sum()).backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    if models.num_processes() > 1:
+    if models.process_count() > 1:
         torch.distributed.all_reduce(gradients)
     buffers = {name: tensor.clone() for name, tensor in named_tensors(model).items() if "running" in name or "num_batches" in name}
     return {"logits": logits.detach(), "gradients": gradients, **buffers}
@@ -670,7 +670,7 @@ def test_on_gpus_torchs_own_layer_is_used_and_keeps_timms_activations(monkeypatc
     model = tiny("tf_efficientnet_lite0").eval()
     images = torch.rand(1, 3, 64, 64)
     names, expected = list(model.state_dict()), model(images).logits
-    monkeypatch.setattr(models, "num_processes", lambda: 2)
+    monkeypatch.setattr(models, "process_count", lambda: 2)
     monkeypatch.setattr(torch.distributed, "get_backend", lambda: "nccl")
     converted = synchronise_batchnorm(model)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in converted.modules())

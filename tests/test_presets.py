@@ -120,6 +120,9 @@ def test_open_set_hides_classes_of_the_source_alone(trees, preset, gone):
 def test_epochs_become_steps(trees, tmp_path):
     run = make(trees, tmp_path / "run", budgets=(1, 3), round_steps=(), round_epochs=(2.0, 1.5))
     assert [run.steps_of(0), run.steps_of(1)] == [5, 3]  # 2 x 5 / 2; 1.5 x 3 / 2, rounded up
+    halves = make(trees, tmp_path / "halves", budgets=(1, 3), round_steps=(), round_epochs=(2.0, 1.5), unlabelled_batch=1, accumulate=2)
+    assert [halves.steps_of(0), halves.steps_of(1)] == [5, 3]  # a step of two micro-batches of one image shows two images, too
+    assert [stage["epochs"] for stage in halves.plan()["stages"][1:]] == [2.0, 2.0]  # 5 x 2 / 5; 3 x 2 / 3
     with pytest.raises(ConfigError, match="round_epochs: found 2 and 1 entries|budgets, round_epochs: found 2 and 1"):
         Config.preset("gta5_to_cityscapes", budgets=(1, 2), round_epochs=(1.0,))
     with pytest.raises(ConfigError, match="round_steps"):
