@@ -630,6 +630,7 @@ def score_into(
     bar: bool = True,
     process: int = 0,  # which of the processes this is
     processes: int = 1,  # how many share the work
+    on_images: Callable[[int, int], None] | None = None,  # called with (images done, images to do) of this process after each batch
 ) -> None:
     "Score this process's share of the images that no part file has yet."
     mine = PartFile(stem.with_name(f"{stem.name}.part-{process}.csv"), scoring)
@@ -637,11 +638,15 @@ def score_into(
     chunks = [indices[k:k + scoring.batch_size] for k in range(0, len(indices), scoring.batch_size)]
     missing = [chunk for chunk in chunks if not all(dataset.ids[i] in known for i in chunk)][process::processes]
     samples = ahead([dataset[i] for i in chunk] for chunk in missing)
-    with tqdm(total=sum(map(len, missing)), desc="scoring", disable=not bar or process > 0, dynamic_ncols=True, unit="image") as progress:
+    done, total = 0, sum(map(len, missing))
+    with tqdm(total=total, desc="scoring", disable=not bar or process > 0, dynamic_ncols=True, unit="image") as progress:
         for chunk in samples:
             for batch in same_size_batches(chunk, range(len(chunk)), len(chunk)):
                 mine.add(score_batch(model, batch, scoring, device))
             progress.update(len(chunk))
+            done += len(chunk)
+            if on_images:
+                on_images(done, total)
 
 
 def score_pool(
@@ -654,6 +659,7 @@ def score_pool(
     bar: bool = True,
     also: Sequence[int] = (),  # images of which only the embedding is wanted: those that have a label already
     classes: Sequence[str] = (),  # names for the columns of `class_shares.csv`; () = their numbers
+    on_images: Callable[[int, int], None] | None = None,  # called with (images done, images to do) of this process after each batch
 ) -> Scored:
     """Score a pool into a folder, resumably, shared by the processes of Accelerate. A finished pass is read and not repeated.
 
@@ -667,7 +673,7 @@ def score_pool(
         state.wait_for_everyone()  # nobody begins while another still looks for what is there
         for stem, indices, what in (("scores", pool, scoring), ("labelled", also, embedding)):
             if len(indices) or stem == "scores":
-                score_into(folder / stem, model, dataset, indices, what, device, bar, state.process_index, state.num_processes)
+                score_into(folder / stem, model, dataset, indices, what, device, bar, state.process_index, state.num_processes, on_images)
         model.train(training)
         state.wait_for_everyone()
         if state.is_main_process:
@@ -740,7 +746,8 @@ class Run:
         self.path, self.config = Path(path), config
         self.bar = True  # progress bars
         self._state: tuple[str, TrainingState] | None = None
-        self._lock, self._depth, self._told = FileLock(self.path / ".lock", timeout=1), 0, 0.0
+        self._lock, self._depth = FileLock(self.path / ".lock", timeout=1), 0
+        self._told, self._facts = 0.0, ("", {})  # when `status.json` was written, for which stage, and what it said
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
@@ -963,7 +970,7 @@ class Run:
         "Write `status.json`. A disk that is full does not stop the run for it."
         if not _processes(self.device).is_main_process:
             return
-        self._told = time.monotonic()
+        self._told, self._facts = time.monotonic(), (self.stage, facts)
         with suppress(StoreError):
             atomic_write_json(self.path / "status.json", {
                 "state": state, "stage": self.stage, "step": None, "steps": None, "pid": os.getpid(), "host": socket.gethostname(),
@@ -992,6 +999,14 @@ class Run:
                 pace = (time.perf_counter() - started) / max(1, step - first[0] + 1)
                 self.tell("running", step=step, steps=steps, seconds_left=round(pace * (steps - step + later), 1))
         return on_step
+
+    def _sign_of_life(self, done: str) -> Callable[[int, int], None]:
+        "A function for `score_pool` and `evaluate` that says every ten seconds how many images are done: who looks from another machine sees that work goes on."
+        def on_images(count: int, images: int) -> None:
+            if time.monotonic() - self._told >= 10:
+                stage, facts = self._facts
+                self.tell("running", **{**(facts if stage == self.stage else {}), "message": f"{count} of {images} images {done}"})
+        return on_images
 
     def _damaged(self, kind: str, number: int | None) -> str | None:
         """Before a stage is begun: is the checkpoint that it starts from whole? If not, that is said, the file is set aside, and the stage that made it is
@@ -1089,7 +1104,8 @@ class Run:
         def measured(model: torch.nn.Module, who: str) -> tuple[dict, dict]:
             metrics = evaluate(
                 model, self.data.val, space, self.device, config.eval_size, config.eval_batch, config.val_limit or None, self.bar, f"{name}: mIoU{who}",
-                config.eval_crop, scales=config.eval_scales, flip=config.eval_flip, window=config.eval_window)
+                config.eval_crop, scales=config.eval_scales, flip=config.eval_flip, window=config.eval_window,
+                on_images=self._sign_of_life("measured"))
             number = lambda value: None if value != value else round(value, 3)  # noqa: E731
             return {k: number(v) for k, v in benchmark_miou(metrics, space).items()}, {c: number(v) for c, v in metrics.iou.items()}
 
@@ -1165,7 +1181,7 @@ class Run:
         "Score the pool into the round's folder; with features, also the images that are labelled whole. What is there is not computed again."
         also = [] if "features" not in scoring.needs else sorted(set(range(len(self.data.target))) - set(pool))
         return score_pool(self.round_folder(number), model, WithoutLabels(self.data.target), pool, scoring, self.device, self.bar, also,
-                          self.data.label_space.classes)
+                          self.data.label_space.classes, self._sign_of_life("scored"))
 
     def _label(self, number: int) -> None:
         "Have the chosen images or regions labelled; each label is on disk before the next is asked for."

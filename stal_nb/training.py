@@ -418,7 +418,7 @@ def training_step(
             mixed = strong_augment(mixed, generator, draws=draw_uniform((num_unlabelled, 9), generator, mixed.device, gather=True))
         students_view = torch.cat([image, mixed])
 
-    # 4. The student looks once at everything: labelled images, and the strong, mixed view of the unlabelled ones.
+    # 4. The student looks once at everything: labelled images (they alone are shown to its auxiliary head), and the strong, mixed view of the unlabelled ones.
     if process_count() > 1:
         share_dropout(state.student, parts)
     output = student(students_view, aux_images=num_labelled or None)
@@ -1496,6 +1496,7 @@ def evaluate(
     window: tuple[int, int] | None = None,  # (height, width) of a sliding window; None = the whole image at once
     overlap: float = 0.5,  # in [0,1), of neighbouring windows
     processes: bool = True,  # where several processes work together, each takes its share and all must call; False = this one looks at all images
+    on_images: Callable[[int, int], None] | None = None,  # called with (images done, images in all) of this process after each batch
 ) -> Metrics:
     """mIoU of a network over whole images. One batch at a time is in memory. All processes return the same.
 
@@ -1505,7 +1506,7 @@ def evaluate(
     one_view = tuple(scales) == (1.0,) and not flip and window is None
     predict = predict_logits if one_view else partial(predict_probs, scales=scales, flip=flip, window=window, overlap=overlap)
     metrics, failure, training = SegmentationMetrics(label_space), None, model.training
-    indices = range(len(dataset) if limit is None else min(limit, len(dataset)))[rank::world]
+    indices, done = range(len(dataset) if limit is None else min(limit, len(dataset)))[rank::world], 0
     model.eval()
     try:
         with tqdm(total=len(indices), desc=name, disable=not bar or rank > 0, dynamic_ncols=True, unit="image") as progress:
@@ -1515,6 +1516,9 @@ def evaluate(
                     images, labels = centre_crop(images, crop), centre_crop(labels, crop)
                 metrics.update(predict(model, images, eval_size), labels)
                 progress.update(len(batch))
+                done += len(batch)
+                if on_images:
+                    on_images(done, len(indices))
     except Exception as error:
         if not shared:
             raise

@@ -150,6 +150,26 @@ def test_the_status_says_how_it_ended(unbroken, tmp_path, monkeypatch, capsys):
     assert Run(tmp_path / "new", tiny()).status() == {} and status_line({}) == "nothing was done yet"
 
 
+def test_long_looks_at_images_give_signs_of_life(unbroken, tmp_path, monkeypatch):
+    "Scoring and measuring say how far they are, with what was said of the stage before: a run of another machine that is silent for long counts as dead."
+    said, run = [], unbroken.fork(tmp_path / "talks", after=0)
+    run.bar = False
+    tell = Run.tell
+
+    def every_word(self, state, **facts):
+        tell(self, state, **facts)
+        said.append((self.stage, facts))
+        self._told = -1e9  # long ago
+
+    monkeypatch.setattr(Run, "tell", every_word)
+    run.finish()
+    heard = [(stage, facts["message"], facts.get("steps")) for stage, facts in said if "images" in facts.get("message", "")]
+    pool, val = len(run.data.target) - len(queries(unbroken)[0]["ids"]), len(run.data.val)
+    assert ("round 1: query", f"{pool} of {pool} images scored", None) in heard
+    assert ("round 1: train", f"{val} of {val} images measured", run.config.round_steps[1]) in heard
+    assert Run.open(run.path).status()["message"] == ""
+
+
 def test_a_run_of_the_command_line_opens_in_a_notebook_and_the_reverse(unbroken, tmp_path):
     settings = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
     command = [sys.executable, "-m", "stal_nb", "run", "--out", str(tmp_path / "run"), "--no-bar", *settings]

@@ -313,7 +313,7 @@ class RunFolder:
         if fresh and self.child.poll() is None:
             return ("starting", "Python and the data are being loaded.") if status.state else ("running", "")
         if status.alive:
-            return "running", "" if status.here else f"It runs on {status.host}: to pause it, send SIGINT to process {status.pid} there."
+            return "running", status.message if status.here else f"It runs on {status.host}: to pause it, send SIGINT to process {status.pid} there."
         if stage is None:
             return "complete", ""
         code = self.child.poll() if self.child is not None else None
