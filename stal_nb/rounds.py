@@ -970,10 +970,11 @@ class Run:
         "Write `status.json`. A disk that is full does not stop the run for it."
         if not _processes(self.device).is_main_process:
             return
-        self._told, self._facts = time.monotonic(), (self.stage, facts)
+        stage = self.stage
+        self._told, self._facts = time.monotonic(), (stage, facts)
         with suppress(StoreError):
             atomic_write_json(self.path / "status.json", {
-                "state": state, "stage": self.stage, "step": None, "steps": None, "pid": os.getpid(), "host": socket.gethostname(),
+                "state": state, "stage": stage, "step": None, "steps": None, "pid": os.getpid(), "host": socket.gethostname(),
                 "updated": time.time(), "seconds_left": None, "message": "", **facts})
 
     def status(self) -> dict:

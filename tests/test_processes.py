@@ -372,9 +372,6 @@ def compare(folder, name, losses, weights, unused=()):
     times = {"seconds", "images_per_second", "memory_mb"}
     for row, first, second in zip(*logs, strict=True):
         assert {k: v for k, v in first.items() if k not in times} == {k: v for k, v in second.items() if k not in times}
-        if abs(row.get("kept", 0) - first.get("kept", 0)) > 1e-5:  # enlarging repeats the cells at the border: their pixels tie but for the last bit
-            assert row["kept"] == pytest.approx(first["kept"], abs=3e-4)  # two pixels
-            losses = dict(rel=1e-3, abs=1e-3)
         assert {k: row[k] for k in row if k not in times and k in first} == pytest.approx({k: first[k] for k in row if k not in times}, **losses), row["step"]
     for key, value in states[0].items():
         assert torch.equal(states[1][key], states[2][key]), key  # the two processes hold the same to the last bit
