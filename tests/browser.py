@@ -93,14 +93,20 @@ def jupyterlab(folder, sources):
             server.wait(20)
 
 
+def kernel_question(page):
+    "JupyterLab's question which kernel to take: it asks when the server was slow to list them, also after it has shown an idle kernel."
+    return page.locator(".jp-Dialog").filter(has_text="Select Kernel")
+
+
 def open_notebook(page, address):
     "Go to a notebook and wait until its kernel is idle."
+    page.add_locator_handler(kernel_question(page), lambda dialog: dialog.locator("button").last.click())  # before any later click, too
     page.goto(address)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell .cm-content", timeout=60000)
     end = time.monotonic() + 60
     while not page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").count() and time.monotonic() < end:
-        if "Select Kernel" in "".join(page.locator(".jp-Dialog").all_inner_texts()):  # a server that is slow to list its kernels
-            page.locator(".jp-Dialog button").last.click()
+        if kernel_question(page).count():
+            kernel_question(page).locator("button").last.click()
         page.wait_for_timeout(200)
 
 
@@ -115,7 +121,8 @@ def run_cell(page, number):
     prompt = page.locator(".jp-Notebook .jp-CodeCell").nth(number).locator(".jp-InputPrompt")
     before, end = prompt.inner_text(), time.monotonic() + 120
     while time.monotonic() < end:
-        assert not page.locator(".jp-Dialog").count(), f"JupyterLab asks: {page.locator('.jp-Dialog').inner_text()}"
+        others = page.locator(".jp-Dialog").filter(has_not_text="Select Kernel").all_inner_texts()
+        assert not others, f"JupyterLab asks: {others}"
         press_run(page, number)
         page.wait_for_timeout(2000)
         while (now := prompt.inner_text()).startswith("[*") and time.monotonic() < end:
