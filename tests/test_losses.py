@@ -11,7 +11,7 @@ from stal_nb import losses as losses_module
 from stal_nb.errors import ConfigError
 from stal_nb.labels import IGNORE
 from stal_nb.losses import (
-    PseudoLabels, among_top, anchor_mask, as_planes, class_prototypes, contrastive_loss, first_images, gather_pixels, hard_pixels, masked_percentile,
+    PseudoLabels, among_top, anchor_mask, class_prototypes, contrastive_loss, first_images, gather_pixels, hard_pixels, masked_percentile,
     memory_contrastive_loss, negative_mask, normalised_entropy, ohem_cross_entropy, pixel_cross_entropy, pseudo_label_weights, pseudo_labels,
     sample_pixels, supervised_loss, unsupervised_loss)
 
@@ -286,16 +286,6 @@ def test_pixels_are_gathered_from_either_layout_with_their_gradient(layout, rng)
     assert torch.equal(found, flat)
     weight = torch.randn(found.shape, generator=rng)
     torch.testing.assert_close(torch.autograd.grad((found * weight).sum(), maps)[0], torch.autograd.grad((flat * weight).sum(), maps)[0])
-
-
-def test_planes_are_the_same_numbers_and_the_gradient_keeps_the_network_s_layout(rng):
-    x = torch.randn(2, 5, 6, 7, generator=rng).contiguous(memory_format=torch.channels_last).requires_grad_()
-    y = as_planes(x)
-    assert torch.equal(x, y) and y.is_contiguous()
-    seen = []
-    x.register_hook(lambda grad: seen.append(grad.is_contiguous(memory_format=torch.channels_last)))
-    y.square().sum().backward()
-    assert seen == [True] and torch.equal(x.grad, 2 * x.detach())
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
