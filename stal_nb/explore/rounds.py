@@ -331,8 +331,8 @@ def gap_figure(measured: dict) -> plt.Figure:
     for kind in BOUNDS:
         results = [run["source_only"] if kind == "source" else run["rounds"][-1] for run in measured["runs"] if run["kind"] == kind]
         names = list(results[0]["iou"])
-        values = np.array([[np.nan if r["iou"][c] is None else r["iou"][c] for c in names] for r in results])
-        found[kind] = np.mean([r["miou"] for r in results]), np.nanmean(values, 0)
+        values = np.ma.masked_invalid([[np.nan if r["iou"][c] is None else r["iou"][c] for c in names] for r in results])
+        found[kind] = np.mean([r["miou"] for r in results]), values.mean(0).filled(np.nan)  # no bar for a class that never occurs
     order = np.argsort(-found["oracle"][1])
     figure, axis = plt.subplots(figsize=(11, 3.2), dpi=80)
     for k, (kind, label, colour) in enumerate((("source", "trained on sim", "#9ecae1"), ("oracle", "trained on real", "#08519c"))):
