@@ -784,7 +784,7 @@ def synchronise_batchnorm(
 
     Parameters, statistics and their names stay. Call it after the process group exists and before the network is wrapped for it.
     Raises `ConfigError` for a kind of BatchNorm that it does not know."""
-    if process_count() == 1:
+    if process_count() == 1 or any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules()):  # converted before: timm's would lose their activation
         return model
     if torch.distributed.get_backend() == "nccl" or any(p.is_cuda for p in model.parameters()):
         return timm.layers.convert_sync_batchnorm(model)

@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['SCORED', 'TARGETS', 'SOURCES', 'SOURCE_MODEL_STEPS', 'SETTINGS', 'PRESETS', 'PAPER', 'PAPER_BUDGETS', 'CACHE',
            'STRIP', 'PAST', 'Config', 'BoughtLabels', 'RunData', 'strip_scores', 'Scoring', 'score_batch', 'ahead',
-           'score_images', 'PartFile', 'Scored', 'score_into', 'score_pool', 'write_csv', 'label_part', 'Run',
-           'parse_setting', 'parser', 'describe', 'try_report', 'configured', 'check_data', 'predict_folder',
+           'score_images', 'PartFile', 'Scored', 'score_into', 'score_pool', 'write_csv', 'enough_memory', 'label_part',
+           'Run', 'parse_setting', 'parser', 'describe', 'try_report', 'configured', 'check_data', 'predict_folder',
            'status_line', 'main']
 
 # %% ../nbs/13_rounds.ipynb #a65ff664
 from concurrent.futures import ThreadPoolExecutor
+from collections import ChainMap
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 import argparse
@@ -42,16 +44,16 @@ from tqdm.auto import tqdm
 from . import planning
 from .annotation import AnnotatorProtocol, OracleAnnotator
 from .data import GTA5, CamVid, Cityscapes, ImageFolder, Pool, RelabelledDataset, Resized, Synthia, check_dataset, load_image, read_split, split_pool
-from .errors import AwaitingLabels, BudgetError, ConfigError, DataError, StalError, StoreError
+from .errors import AwaitingLabels, BudgetError, ConfigError, DataError, DeviceMemoryError, StalError, StoreError
 from .labels import CAMVID, CITYSCAPES, IGNORE, LABEL_SPACES, LabelSpace, Sample
 from .metrics import benchmark_miou
 from .mixing import CutMixTable
 from .scenes import SceneDataset
 from .selection import CHEAP, COLUMNS, STRATEGIES, UNITS, PixelMap, Region, StrategyInput, needs_of, region_mask, select, select_regions, unit_of
 from .store import LabelStore, atomic_write_bytes, atomic_write_json, is_running, remove_leftovers
-from stal_nb.training import (
-    StepLoader, StepPlan, Trainer, TrainingConfig, TrainingState, WithoutLabels, check_checkpoint, evaluate, load_checkpoint, predict_logits, resolve_device, same_size_batches,
-    save_checkpoint)
+from .training import (
+    StepLoader, StepPlan, Trainer, TrainingConfig, TrainingState, WithoutLabels, check_checkpoint, evaluate, is_out_of_memory, load_checkpoint, memory_words, predict_logits,
+    resolve_device, same_size_batches, save_checkpoint)
 from .uncertainty import bald, box_sum, dropout_passes, ensemble_passes
 
 # %% ../nbs/13_rounds.ipynb #a45ff7cf
@@ -133,8 +135,8 @@ class Config(TrainingConfig):
             steps = getattr(self, name)
             if len(steps) != len(self.budgets) and (steps or name == "round_steps" and not self.round_epochs):
                 raise ConfigError(f"budgets, {name}: found {len(self.budgets)} and {len(steps)} entries, expected one of each a round")
-            if any(isinstance(s, bool) or s < 0 for s in steps):
-                raise ConfigError(f"{name}: found {steps!r}, expected numbers of 0 or more")
+            if any(isinstance(s, bool) or s < 0 or name == "round_steps" and not isinstance(s, int) for s in steps):
+                raise ConfigError(f"{name}: found {steps!r}, expected {'whole ' if name == 'round_steps' else ''}numbers of 0 or more")
         if any(b < 0 for b in self.budgets) or list(self.budgets) != sorted(self.budgets):
             raise ConfigError(f"budgets: found {self.budgets}, expected non-negative numbers that do not fall")
         for name in ("first_strategy", "strategy"):
@@ -407,7 +409,7 @@ class Scoring:
 
     def generator(self, id: str) -> torch.Generator:
         "The random numbers of one image."
-        return torch.Generator().manual_seed(self.seed * 2**32 + zlib.crc32(id.encode()))
+        return torch.Generator().manual_seed((self.seed * 2**32 + zlib.crc32(id.encode())) % 2**63)
 
 
 def _candidates(probs: Tensor, id: str, scoring: Scoring) -> list[tuple[int, int, float]]:
@@ -487,6 +489,30 @@ def score_images(
         model.train(training)
 
 # %% ../nbs/13_rounds.ipynb #aa4daf92
+class _Rows(Mapping):
+    "Rows of a file by id. Only where they stand is kept in memory; each is read when it is asked for."
+
+    def __init__(self, path: Path, places: dict[str, int], parse: Callable[[bytes], dict]):
+        self.path, self.places, self.parse, self._file = path, places, parse, None
+
+    def __getitem__(self, id: str) -> dict:
+        place = self.places[id]
+        self._file = self._file or open(self.path, "rb")
+        self._file.seek(place)
+        return self.parse(self._file.readline())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+            self._file = None
+
+
 class PartFile:
     "Rows of a scoring pass that grow on disk. Opening it reads the whole rows and cuts off what is torn. Raises `StoreError` if it cannot be written."
 
@@ -497,7 +523,8 @@ class PartFile:
         writable: bool = True,  # False reads a file of another process, and changes nothing
     ):
         self.path, self.scoring, self.columns = path, scoring, ("id", "group", *scoring.measures, *scoring.columns)
-        self.rows, whole = self._read()
+        places, whole = self._read()
+        self.rows = _Rows(path, places, self._parse)  # id -> row, as they were when the file was opened
         if writable:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -508,21 +535,21 @@ class PartFile:
             except OSError as error:
                 raise StoreError(f"{path}: found '{error.strerror or error}', expected a file that can be written") from error
 
-    def _read(self) -> tuple[dict[str, dict], int]:
-        "Rows by id, and the length of the file up to the last whole one."
+    def _read(self) -> tuple[dict[str, int], int]:
+        "Where in the file the row of each id begins, and the length up to the last whole one."
         header = (",".join(self.columns) + "\n").encode()
         try:
             with open(self.path, "rb") as file:
                 if file.readline() != header:
                     return {}, 0
-                rows, whole = {}, len(header)
+                places, whole = {}, len(header)
                 for line in file:
                     row = self._parse(line)
                     if row is None:
                         break
-                    rows[row["id"]] = row
+                    places[row["id"]] = whole
                     whole += len(line)
-                return rows, whole
+                return places, whole
         except FileNotFoundError:
             return {}, 0
 
@@ -586,8 +613,19 @@ class Scored:
             yield from csv.DictReader(file)
 
     def _vectors(self, name: str, ids: Sequence[str]) -> Tensor | None:
-        vectors = {row.pop("id"): [float(v) for v in row.values()] for row in self._table(name)}
-        return torch.tensor([vectors[id] for id in ids]) if len(ids) else None
+        if not len(ids):
+            return None
+        place, missing = {id: k for k, id in enumerate(ids)}, set(ids)
+        with (self.folder / name).open(newline="") as file:
+            reader = csv.reader(file)
+            found = torch.empty(len(ids), len(next(reader, ["id"])) - 1)
+            for id, *values in reader:
+                if id in missing:
+                    found[place[id]] = torch.tensor([float(v) for v in values])
+                    missing.remove(id)
+        if missing:
+            raise StoreError(f"{self.folder / name}: found no row for {len(missing)} images, {min(missing)!r} first, expected one for each")
+        return found
 
     def features(self, ids: Sequence[str]) -> Tensor | None:  # (n, D)
         "Embeddings of images; None for no images."
@@ -636,7 +674,8 @@ def score_into(
     mine = PartFile(stem.with_name(f"{stem.name}.part-{process}.csv"), scoring)
     known = set(mine.rows).union(*(PartFile(f, scoring, writable=False).rows for f in stem.parent.glob(f"{stem.name}.part-*.csv") if f != mine.path))
     chunks = [indices[k:k + scoring.batch_size] for k in range(0, len(indices), scoring.batch_size)]
-    missing = [chunk for chunk in chunks if not all(dataset.ids[i] in known for i in chunk)][process::processes]
+    mine_to_do = chunks[process::processes]  # shared out first: what others have written meanwhile must not move the shares
+    missing = [chunk for chunk in mine_to_do if not all(dataset.ids[i] in known for i in chunk)]
     samples = ahead([dataset[i] for i in chunk] for chunk in missing)
     done, total = 0, sum(map(len, missing))
     with tqdm(total=total, desc="scoring", disable=not bar or process > 0, dynamic_ncols=True, unit="image") as progress:
@@ -682,43 +721,84 @@ def score_pool(
     return Scored(folder)
 
 
-def _parts(folder: Path, stem: str, scoring: Scoring) -> dict[str, dict]:
-    "The rows of all part files."
-    rows: dict[str, dict] = {}
-    for file in sorted(folder.glob(f"{stem}.part-*.csv")):
-        rows |= PartFile(file, scoring, writable=False).rows
-    return rows
+@contextmanager
+def _parts(folder: Path, stem: str, scoring: Scoring) -> Iterator[Mapping[str, dict]]:
+    "The rows of all part files, read one by one when they are asked for."
+    files = [PartFile(file, scoring, writable=False) for file in sorted(folder.glob(f"{stem}.part-*.csv"))]
+    try:
+        yield ChainMap(*(file.rows for file in files))
+    finally:
+        for file in files:
+            file.rows.close()
 
 
 def _put_together(folder: Path, dataset: Dataset, pool: Sequence[int], scoring: Scoring, also: Sequence[int], embedding: Scoring,
                   classes: Sequence[str]) -> None:
     "Tables from part files, in the order of the data set; `scores.csv` last, since it says that all is there."
-    found = _parts(folder, "scores", scoring)
-    rows = [found[dataset.ids[i]] for i in pool]
-    if "features" in scoring.needs:
-        known = _parts(folder, "labelled", embedding)
-        vectors = [(row["id"], row["features"]) for row in [*rows, *(known[dataset.ids[i]] for i in also)]]
-        write_csv(folder / "embeddings.csv", ({"id": id, **{f"e{k}": v for k, v in enumerate(vector)}} for id, vector in vectors))
-    if "class_shares" in scoring.needs:
-        names = [classes[k] if k < len(classes) else str(k) for k in range(len(rows[0]["class_shares"]) if rows else 0)]
-        write_csv(folder / "class_shares.csv", ({"id": row["id"], **dict(zip(names, row["class_shares"]))} for row in rows))
-    if "regions" in scoring.needs:
-        write_csv(folder / "regions.csv", ({"id": row["id"], "y": y, "x": x, "radius": scoring.radius, "score": score}
-                                           for row in rows for y, x, score in row["regions"]))
-    write_csv(folder / "scores.csv", ({name: row[name] for name in ("id", "group", *scoring.measures)} for row in rows))
+    with _parts(folder, "scores", scoring) as found, _parts(folder, "labelled", embedding) as known:
+        rows = lambda: (found[dataset.ids[i]] for i in pool)  # noqa: E731
+        first = next(rows(), {})
+        if "features" in scoring.needs:
+            both = chain(rows(), (known[dataset.ids[i]] for i in also))
+            start = next(both, {"features": []})
+            names = [f"e{k}" for k in range(len(start["features"]))]
+            write_csv(folder / "embeddings.csv", ({"id": row["id"], **dict(zip(names, row["features"]))} for row in chain([start] if names else [], both)),
+                      ["id", *names])
+        if "class_shares" in scoring.needs:
+            names = [classes[k] if k < len(classes) else str(k) for k in range(len(first.get("class_shares", ())))]
+            write_csv(folder / "class_shares.csv", ({"id": row["id"], **dict(zip(names, row["class_shares"]))} for row in rows()), ["id", *names])
+        if "regions" in scoring.needs:
+            write_csv(folder / "regions.csv", ({"id": row["id"], "y": y, "x": x, "radius": scoring.radius, "score": score}
+                                               for row in rows() for y, x, score in row["regions"]), ["id", "y", "x", "radius", "score"])
+        names = ["id", "group", *scoring.measures]
+        write_csv(folder / "scores.csv", ({name: row[name] for name in names} for row in rows()), names)
     for file in [*folder.glob("scores.part-*.csv"), *folder.glob("labelled.part-*.csv")]:
         file.unlink(missing_ok=True)
 
 
-def write_csv(path: Path, rows: Iterable[dict]) -> None:
-    "Write rows to a CSV file, whole or not at all; the columns are all keys in order of appearance."
-    rows = list(rows)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows(rows)
-    atomic_write_bytes(path, text.getvalue().encode())
+def write_csv(
+    path: Path,
+    rows: Iterable[dict],
+    columns: Sequence[str] = (),  # then rows are written as they come, and none is kept; () = all keys, in order of appearance
+) -> None:
+    "Write rows to a CSV file, whole or not at all. Raises `StoreError`."
+    if not columns:
+        rows = list(rows)
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+
+    def lines() -> Iterator[bytes]:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow(row)
+            if text.tell() > 2**16:
+                yield text.getvalue().encode()
+                text.seek(0), text.truncate()
+        yield text.getvalue().encode()
+
+    atomic_write_bytes(path, lines())
+
+
+@contextmanager
+def enough_memory(
+    doing: str,  # "scoring", "evaluation", ...
+    device: torch.device,
+    images: int,  # that are looked at together
+    size: Sequence[int],  # (height, width) as the network sees them
+) -> Iterator[None]:
+    "What torch says when memory runs out while a network only looks, in words that help. Raises `DeviceMemoryError`."
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        height, width = size
+        advice = [*([f"eval_batch={images // 2} (about half)"] if images > 1 else []),
+                  f"eval_size=({height // 2}, {width // 2}) (about a quarter; small things are seen worse)",
+                  *([f"eval_window=({height // 2}, {width // 2}) (about a quarter; only of evaluation)"] if doing == "evaluation" else [])]
+        raise DeviceMemoryError(f"{doing}: found too little memory on {device} ({memory_words(device)}) for {images} images of {height} x {width} pixels. "
+                                f"Less is needed with {'; '.join(advice)}. What was finished before is saved: `resume` continues there") from error
 
 
 def label_part(
@@ -760,7 +840,8 @@ class Run:
         "Start a run in `root`, or open the one that is there if its configuration is the same. Raises `StoreError` if it differs."
         path, processes = Path(root), _processes(resolve_device(config.device))
         exists = (path / "config.json").exists()
-        foreign = not exists and path.exists() and (not path.is_dir() or any(path.iterdir()))
+        leftover = lambda file: file.name.startswith(".config.json.") and file.suffix == ".tmp"  # noqa: E731, of a process that was killed right here
+        foreign = not exists and path.exists() and (not path.is_dir() or not all(map(leftover, path.iterdir())))
         processes.wait_for_everyone()  # all have looked before one writes
         if exists:
             run = cls.open(path)
@@ -811,8 +892,8 @@ class Run:
         for name in PAST:
             if getattr(config, name) != getattr(self.config, name):
                 raise ConfigError(f"{name}: found {getattr(config, name)!r}, expected {getattr(self.config, name)!r} as in the run that is continued")
-        if config.budgets[:rounds] != self.config.budgets[:rounds] or config.round_steps[:rounds] != self.config.round_steps[:rounds]:
-            raise ConfigError(f"budgets, round_steps: found another beginning than that of the run that is continued, {self.config.budgets[:rounds]}")
+        if any(getattr(config, name)[:rounds] != getattr(self.config, name)[:rounds] for name in ("budgets", "round_steps", "round_epochs")):
+            raise ConfigError(f"budgets, round_steps, round_epochs: found another beginning than that of the run that is continued, {self.config.budgets[:rounds]}")
         other = Run.create(config, root)
         ids = json.loads((folders[-1] / "labelled.json").read_text())["ids"] if rounds else []
         for id in ids:
@@ -823,6 +904,7 @@ class Run:
             if not (target / "metrics.json").exists():
                 shutil.copytree(folder, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("metrics.json"))
                 atomic_write_bytes(target / "metrics.json", (folder / "metrics.json").read_bytes())  # last: it says that all is there
+        atomic_write_json(other.path / "forked.json", {"from": str(self.path), "after": after})
         return other
 
     @cached_property
@@ -879,7 +961,14 @@ class Run:
 
     def asked(self, before: int) -> dict[str, list[Region] | None]:
         "The same, with the images of the store that no query speaks of: somebody labelled them whole."
-        return {id: None for id in self.store.ids()} | self.queried(before)
+        return dict.fromkeys(self._stored()) | self.queried(before)
+
+    def _stored(self) -> list[str]:
+        "Images of the pool that have a label. Others of the store are told of and not counted."
+        stored, known = self.store.ids(), set(self.data.target.ids)
+        if foreign := sorted(set(stored) - known):
+            warnings.warn(f"{self.store.root}: found labels of {len(foreign)} images that are not of the target, {foreign[0]!r} first; they are left alone", stacklevel=3)
+        return sorted(known.intersection(stored))
 
     def spent(self, before: int) -> int:
         "Pixels paid for in the rounds before `before`. What was asked counts, not what came back: void is not refunded."
@@ -915,10 +1004,15 @@ class Run:
         processes = _processes(self.device)
         processes.wait_for_everyone()  # what is on disk is the same for all of them
         stage = self.stage
+        if processes.num_processes > 1:  # and one says what comes next: the others may look when it is done already
+            from accelerate.utils import broadcast_object_list
+
+            (stage,) = broadcast_object_list([stage])
         if stage is None:
             return None
         kind, number = self._parts(stage)
         with self.working():
+            self._check_fork()
             if (damaged := self._damaged(kind, number)) is not None:
                 return damaged
             {"source": self._source, "query": self._query, "label": self._label, "train": self._train, "summary": self._summary}[kind](
@@ -941,6 +1035,8 @@ class Run:
                 other = self.status()
                 raise StoreError(f"run folder {self.path}: found process {other.get('pid', '?')} on {other.get('host', 'this machine')} at work on it "
                                  f"({other.get('stage', '')}), expected nobody; stop it, or wait until it is done") from None
+            except OSError as error:
+                raise StoreError(f"run folder {self.path}: found '{error.strerror or error}', expected a folder that can be written") from error
         self._depth += 1
         try:
             if outermost:
@@ -1003,10 +1099,13 @@ class Run:
 
     def _sign_of_life(self, done: str) -> Callable[[int, int], None]:
         "A function for `score_pool` and `evaluate` that says every ten seconds how many images are done: who looks from another machine sees that work goes on."
+        started = time.monotonic()
+
         def on_images(count: int, images: int) -> None:
-            if time.monotonic() - self._told >= 10:
+            if (now := time.monotonic()) - self._told >= 10:
                 stage, facts = self._facts
-                self.tell("running", **{**(facts if stage == self.stage else {}), "message": f"{count} of {images} images {done}"})
+                left = planning.duration((now - started) / max(1, count) * (images - count))
+                self.tell("running", **{**(facts if stage == self.stage else {}), "message": f"{count} of {images} images {done}, about {left} left"})
         return on_images
 
     def _damaged(self, kind: str, number: int | None) -> str | None:
@@ -1014,19 +1113,35 @@ class Run:
         the next one again: its own progress, its queries and its labels are still there. Returns that stage, or None if all is well."""
         if kind not in ("query", "train") or number is None:
             return None
-        before = "source" if number == 0 else f"round {number - 1}"
-        folder = self._folder(before)
-        try:
-            check_checkpoint(folder / "checkpoint.safetensors")
-            return None
-        except StoreError as error:
-            warnings.warn(f"{error}. Stage {before!r} is trained again; the damaged file is kept as checkpoint.damaged", stacklevel=3)
-            if _processes(self.device).is_main_process:
-                with suppress(FileNotFoundError):
-                    os.replace(folder / "checkpoint.safetensors", folder / "checkpoint.damaged")
-                (folder / "metrics.json").unlink(missing_ok=True)
-            _processes(self.device).wait_for_everyone()
-            return self.stage
+        for before in dict.fromkeys([*(self._members(number) if kind == "query" else ()), "source" if number == 0 else f"round {number - 1}"]):
+            folder = self._folder(before)
+            try:
+                check_checkpoint(folder / "checkpoint.safetensors")
+            except StoreError as error:
+                warnings.warn(f"{error}. Stage {before!r} is trained again; the damaged file is kept as checkpoint.damaged", stacklevel=3)
+                if _processes(self.device).is_main_process:
+                    with suppress(FileNotFoundError):
+                        os.replace(folder / "checkpoint.safetensors", folder / "checkpoint.damaged")
+                    (folder / "metrics.json").unlink(missing_ok=True)
+                _processes(self.device).wait_for_everyone()
+                return self.stage
+        return None
+
+    def _members(self, number: int) -> list[str]:
+        "The stages whose teachers form the ensemble that a round's strategy asks; [] if it asks none."
+        config = self.config
+        if "ensemble" not in needs_of(STRATEGIES[config.first_strategy if number == 0 else config.strategy]):
+            return []
+        return [*(["source"] if config.source_steps else []), *(f"round {n}" for n in range(number))][-config.ensemble_size:]
+
+    def _check_fork(self) -> None:
+        "A fork that was interrupted lacks stages that it was to take over; they are not trained anew in silence."
+        after = "" if (self.path / "forked.json").exists() else self.config.forked_from.rpartition(", after ")[2]
+        rounds = range(int(after) + 1) if after.isdigit() else ()
+        for folder in [*([self.path / "source"] if after else []), *map(self.round_folder, rounds)]:
+            if not (folder / "metrics.json").exists():
+                raise StoreError(f"run folder {self.path}: found a fork of {self.config.forked_from!r} without {folder / 'metrics.json'}: it was interrupted. "
+                                 "Fork again into this folder, which completes it")
 
     @staticmethod
     def _parts(stage: str) -> tuple[str, int | None]:
@@ -1083,12 +1198,15 @@ class Run:
         trainer = Trainer(config, self.data.label_space, state, num_steps=num_steps, stage=stage, folder=folder, name=name,
                           on_step=self._progress(stage, started), **pools)
         trainer.resume()
+        before = trainer.seconds
         trainer.fit(bar=self.bar)
+        if trainer.saved_step != num_steps:  # measuring takes a while, and may fail
+            trainer.save()
         metrics = self._measure(state, name)
         if processes.is_main_process:
             write_csv(folder / "training.csv", trainer.log)
             save_checkpoint(folder / "checkpoint.safetensors", state, stage=stage, steps=num_steps)
-            metrics |= {"steps": num_steps, "seconds": round(time.perf_counter() - started, 1)}
+            metrics |= {"steps": num_steps, "seconds": round(before + time.perf_counter() - started, 1)}
             atomic_write_json(folder / "metrics.json", metrics)
             trainer.clear()
             trainer.log_file.unlink(missing_ok=True)  # the same rows as training.csv
@@ -1110,9 +1228,10 @@ class Run:
             number = lambda value: None if value != value else round(value, 3)  # noqa: E731
             return {k: number(v) for k, v in benchmark_miou(metrics, space).items()}, {c: number(v) for c, v in metrics.iou.items()}
 
-        scores, iou = measured(state.teacher, "")
-        found = {**scores, "iou": iou}
-        return found | {"student": measured(state.student, " of the student")[0]} if config.eval_student else found
+        with enough_memory("evaluation", self.device, config.eval_batch, config.eval_window or config.eval_size or load_image(self.data.val, 0).shape[1:]):
+            scores, iou = measured(state.teacher, "")
+            found = {**scores, "iou": iou}
+            return found | {"student": measured(state.student, " of the student")[0]} if config.eval_student else found
 
     def _source(self) -> None:
         "Train on labelled source images alone, and measure how far that goes on the target."
@@ -1165,8 +1284,7 @@ class Run:
             return Scoring(frozenset(), config.eval_size, config.eval_batch)
         members: tuple[torch.nn.Module, ...] = ()
         if "ensemble" in needs:
-            stages = [*(["source"] if config.source_steps else []), *(f"round {n}" for n in range(number))][-config.ensemble_size:]
-            if len(stages) < 2:
+            if len(stages := self._members(number)) < 2:
                 raise ConfigError(f"strategy {name!r} in round {number}: found {len(stages)} trained stage, expected at least 2 whose teachers can disagree")
             members = tuple(self._load(stage).teacher.to(self.device).eval() for stage in stages)
         radius, asked = self._radius(unit), {id: regions for id, regions in asked.items() if regions}
@@ -1181,8 +1299,9 @@ class Run:
     def _score(self, number: int, model: torch.nn.Module, pool: list[int], scoring: "Scoring") -> "Scored":
         "Score the pool into the round's folder; with features, also the images that are labelled whole. What is there is not computed again."
         also = [] if "features" not in scoring.needs else sorted(set(range(len(self.data.target))) - set(pool))
-        return score_pool(self.round_folder(number), model, WithoutLabels(self.data.target), pool, scoring, self.device, self.bar, also,
-                          self.data.label_space.classes, self._sign_of_life("scored"))
+        with enough_memory("scoring", self.device, scoring.batch_size, scoring.eval_size or self.image(0).shape[1:]):
+            return score_pool(self.round_folder(number), model, WithoutLabels(self.data.target), pool, scoring, self.device, self.bar, also,
+                              self.data.label_space.classes, self._sign_of_life("scored"))
 
     def _label(self, number: int) -> None:
         "Have the chosen images or regions labelled; each label is on disk before the next is asked for."
@@ -1198,7 +1317,7 @@ class Run:
             self._buy(annotator, id, None if query.get("unit", "images") == "images" else [r for r in asked[id] if r not in before.get(id, [])], number)
         partial = {id: sum((2 * r.radius + 1) ** 2 for r in regions) for id, regions in asked.items() if regions is not None}
         atomic_write_json(self.round_folder(number) / "labelled.json", {
-            "round": number, "ids": sorted(self.store.ids()), **({"partial": partial, "pixels": self.spent(number + 1)} if partial else {})})
+            "round": number, "ids": self._stored(), **({"partial": partial, "pixels": self.spent(number + 1)} if partial else {})})
 
     @property
     def awaiting(self) -> list[str]:
@@ -1209,10 +1328,12 @@ class Run:
         if self.config.annotator != "person" or kind != "label":
             return []
         query = json.loads((self.round_folder(number) / "query.json").read_text())
-        whole, open_ = query.get("unit", "images") == "images", dict.fromkeys(query["ids"])
+        whole, open_, before = query.get("unit", "images") == "images", dict.fromkeys(query["ids"]), self.queried(number)
         for record in (*self.store.history(), *self.store.notes()):
             of_round = record.get("round") == number
-            finished = record.get("event") == "skipped" and of_round or record.get("done", whole and "event" not in record) and (of_round or whole)
+            of_parts = record.get("round") is not None and before.get(record["id"]) is not None  # it finished what an earlier round asked for: less than all
+            counts = of_round or whole and not of_parts
+            finished = record.get("event") == "skipped" and of_round or record.get("done", whole and "event" not in record) and counts
             if finished:
                 open_.pop(record["id"], None)
         return list(open_)
@@ -1308,7 +1429,8 @@ class Run:
         loading = (time.perf_counter() - started) * config.accumulate / max(1, config.workers) / processes
         step = max(network, loading) if config.workers else network + loading
         size = tuple(config.eval_size or self.image(0).shape[1:])
-        look = planning.try_prediction(config, C, size, device) / processes
+        with enough_memory("prediction", device, 1, size):
+            look = planning.try_prediction(config, C, size, device) / processes
         val = 0 if self.data.val is None else min(len(self.data.val), config.val_limit or len(self.data.val)) * (2 if config.eval_student else 1)
         stages = []
         for number in range(-1, len(config.budgets)):
@@ -1436,14 +1558,19 @@ def try_report(run: Run) -> None:
 
 def configured(options: argparse.Namespace) -> Config:
     "The configuration that a command line describes."
-    config = Config.preset(options.preset, data_root=options.root, source_root=options.source_root, **dict(parse_setting(s) for s in options.set))
+    config = Config.preset(options.preset, **{"data_root": options.root, "source_root": options.source_root, **dict(parse_setting(s) for s in options.set)})
     if getattr(options, "budget", ""):
         if options.budget not in PAPER_BUDGETS:
             raise ConfigError(f"--budget: found {options.budget!r}, expected one of {', '.join(PAPER_BUDGETS)}")
         budgets = PAPER_BUDGETS[options.budget]
         config = replace(config, budgets=budgets, **{name: getattr(config, name)[: len(budgets)] for name in ("round_steps", "round_epochs")})
     config = config.setting(getattr(options, "setting", "ssda"))
-    return config.oracle() if getattr(options, "oracle", False) else config
+    if not getattr(options, "oracle", False):
+        return config
+    if config.round_epochs:  # as many steps as the run that it bounds
+        run = Run(Path(), config)
+        config = replace(config, round_steps=tuple(run.steps_of(n) for n in range(len(config.budgets))), round_epochs=())
+    return config.oracle()
 
 
 def check_data(
@@ -1454,7 +1581,8 @@ def check_data(
     bar: bool = True,
 ) -> bool:  # whether every file can be used
     "Read the data sets of a configuration, print what is in them, and name every broken file. Raises `DataError` if a whole part is missing."
-    whole, data = True, RunData(replace(config, annotator="person"))
+    everything = {} if config.source == "scenes" else {"source_images": 0}  # of files all, not only those that the seed chooses for a run
+    whole, data = True, RunData(replace(config, annotator="person", **everything))
     parts = {"source": data.source, "target": data.target, "validation": data.val}
     for name, dataset in parts.items():
         if dataset is None:

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from datetime import datetime, timezone
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
 from urllib.parse import unquote
 import errno
 import io
@@ -82,19 +82,20 @@ def _machine() -> str:
 @contextmanager
 def replacing(
     path: str | Path,  # the file to replace, or to make; its folder is made
-    data: bytes | Sequence[bytes | memoryview],  # all of its new content, or its parts in order: a large file need not be put together in memory
+    data: bytes | Iterable[bytes | memoryview],  # all of its new content, or its parts in order: a large file need not be put together in memory
 ) -> Iterator[Path]:  # the temporary file
     """Make `data` durable beside `path`, run the block, then let the new file take the name.
 
     Raises `StoreError` where the operating system refuses (full disk, read-only folder). The old file is then intact.
     """
     path, parts = Path(path), [data] if isinstance(data, (bytes, bytearray, memoryview)) else data
-    temporary = temporary_name(path)
+    temporary, written = temporary_name(path), 0
     try:
         make_folder(path.parent)
         try:
             with open(temporary, "xb") as file:  # 1
                 for part in parts:
+                    written += len(part)
                     file.write(part)
                 file.flush()
                 os.fsync(file.fileno())  # 2
@@ -108,13 +109,14 @@ def replacing(
     except StoreError:
         raise
     except OSError as error:
-        raise StoreError(f"{path}: found '{error.strerror or error}', expected to be able to write {sum(map(len, parts)):,} bytes there; "
+        size = f"{sum(map(len, parts)):,}" if isinstance(parts, Sequence) else f"more than {written:,}"
+        raise StoreError(f"{path}: found '{error.strerror or error}', expected to be able to write {size} bytes there; "
                          "what was saved before is intact") from error
 
 
 def atomic_write_bytes(
     path: str | Path,  # the file to replace, or to make; its folder is made
-    data: bytes | Sequence[bytes | memoryview],  # all of its new content, or its parts in order
+    data: bytes | Iterable[bytes | memoryview],  # all of its new content, or its parts in order
 ) -> None:
     "Write a file whole or not at all; when this returns, it is on the disk. Raises `StoreError`; the old file is then intact."
     with replacing(path, data):
@@ -492,8 +494,12 @@ class LabelStore:
         file, kept = self.file(id), self._version_file(id, version)
         try:
             make_folder(kept.parent)
-            with suppress(FileExistsError):  # an interrupted save has done it
+            try:
                 os.link(file, kept)
+            except FileExistsError:  # an interrupted save has done it, or the label was deleted by hand and its versions are counted anew
+                if not os.path.samefile(file, kept) and file.read_bytes() != kept.read_bytes():
+                    os.replace(kept, kept.with_name(f"{kept.stem}.{secrets.token_hex(4)}.png"))
+                    os.link(file, kept)
             sync_folder(kept.parent)
         except FileNotFoundError:  # deleted by hand: nothing to keep
             pass

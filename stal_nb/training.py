@@ -7,9 +7,10 @@ __all__ = ['DEPARTURES', 'MAX_SKIPS', 'TrainingConfig', 'StepPlan', 'PlanState',
            'WithoutLabels', 'TrainingState', 'build_model', 'training_step', 'TeacherView', 'teacher_view',
            'contrast_step', 'joint_terms', 'without_effect', 'JointDropout', 'share_dropout', 'poly_lr',
            'resolve_device', 'StopRequested', 'GracefulStop', 'checkpoint_tensors', 'checkpoint_bytes',
-           'save_checkpoint', 'check_checkpoint', 'load_checkpoint', 'Probe', 'in_background', 'undisturbed',
-           'make_accelerator', 'zero_momentum', 'StepUndo', 'memory_of', 'is_out_of_memory', 'memory_advice', 'as_line',
-           'as_row', 'board_opener', 'Trainer', 'same_size_batches', 'centre_crop', 'add_up_over_processes', 'evaluate']
+           'save_checkpoint', 'check_checkpoint', 'load_checkpoint', 'Probe', 'in_background', 'share_buffers',
+           'undisturbed', 'make_accelerator', 'zero_momentum', 'StepUndo', 'memory_of', 'memory_words',
+           'is_out_of_memory', 'memory_advice', 'as_line', 'as_row', 'board_opener', 'Trainer', 'same_size_batches',
+           'centre_crop', 'add_up_over_processes', 'evaluate']
 
 # %% ../nbs/12_training.ipynb #9e5792a0
 from collections import defaultdict
@@ -146,18 +147,21 @@ class TrainingConfig:
                 if not value or not all(isinstance(k, int) and not isinstance(k, bool) and k > 0 for k in value):
                     raise ConfigError(f"{name}: found {getattr(self, name)!r}, expected None or whole numbers above 0")
                 object.__setattr__(self, name, value)
-        for name in ("accumulate", "keep_checkpoints", "plan_every"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(f"{name}: found {value!r}, expected a whole number, 1 or more")
+        for name in (f.name for f in fields(self) if f.type is int):
+            value, least = getattr(self, name), 1 if name in ("accumulate", "keep_checkpoints", "plan_every", "paste_classes") else 0
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(f"{name}: found {value!r}, expected a whole number, {least} or more")
+        if not all(isinstance(n, int) and n > 0 for n in self.crop_size):
+            raise ConfigError(f"crop_size: found {self.crop_size}, expected a height and a width in whole pixels")
+        if self.low_rank > self.high_rank:
+            raise ConfigError(f"low_rank, high_rank: found {self.low_rank} and {self.high_rank}, expected the first to be no more than the second")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum: found {self.momentum}, expected a number from 0 to below 1")
         for name, known in (("mixed_precision", ("no", "bf16", "fp16")), ("bad_loss", ("stop", "skip"))):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name}: found {getattr(self, name)!r}, expected {', '.join(map(repr, known[:-1]))} or {known[-1]!r}")
         if not 0 <= self.dropout < 1:
             raise ConfigError(f"dropout: found {self.dropout}, expected a number from 0 to below 1")
-        for name in ("source_batch", "target_batch", "unlabelled_batch", "workers", "checkpoint_every"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name}: found {getattr(self, name)}, expected 0 or more")
         if isinstance(self.bank_capacity, (list, tuple)):
             object.__setattr__(self, "bank_capacity", tuple(self.bank_capacity))
         if not all(k > 0 for k in (self.bank_capacity if isinstance(self.bank_capacity, tuple) else [self.bank_capacity])):
@@ -576,9 +580,15 @@ def poly_lr(lr: float, step: int, num_steps: int, power: float = 0.9) -> float:
 
 
 def resolve_device(name: str) -> torch.device:
-    "`auto` takes a GPU if there is one."
+    "`auto` takes a GPU if there is one. Raises `ConfigError` for a device that torch does not know or this machine does not have."
     if name != "auto":
-        return torch.device(name)
+        try:
+            device = torch.device(name)
+        except (RuntimeError, TypeError):
+            raise ConfigError(f"device: found {name!r}, expected 'auto', 'cpu', 'cuda', 'mps' or another that torch knows") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise ConfigError(f"device: found {name!r} on a machine without CUDA, expected 'auto' or 'cpu'")
+        return device
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 
 
@@ -802,6 +812,15 @@ def in_background(work: Callable[[], Any]) -> Future:  # its result, or its erro
     return done
 
 
+@torch.no_grad()
+def share_buffers(module: nn.Module) -> None:
+    "Give the floating-point buffers of the first process (the running statistics of BatchNorm) to all others."
+    buffers = [b for b in module.buffers() if b.is_floating_point()]
+    flat = torch.cat([b.flatten().float() for b in buffers])
+    torch.distributed.broadcast(flat, 0)
+    torch._foreach_copy_(buffers, [part.view_as(b) for part, b in zip(flat.split([b.numel() for b in buffers]), buffers)])
+
+
 def undisturbed(worker: int) -> None:
     "Signals that ask a run to stop often go to all of its processes. The main one decides; those that load images go on until they are let go."
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -878,6 +897,13 @@ def memory_of(device: torch.device) -> dict[str, int]:  # bytes: total, free, he
     return {"total": machine.total, "free": machine.available, "held": psutil.Process().memory_info().rss}
 
 
+def memory_words(device: torch.device) -> str:
+    "The same in words."
+    gib = {name: f"{value / 2**30:.1f} GiB" for name, value in memory_of(device).items()}
+    tensors = f", {gib['tensors']} by tensors, at most {gib['peak']}" if "peak" in gib else ""
+    return f"{gib['total']}, {gib['free']} free, {gib['held']} of them by this process{tensors}"
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     "Torch's error of a full GPU, Python's, or that of torch's allocator on a CPU."
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(
@@ -890,8 +916,6 @@ def memory_advice(
     images: int,  # that the student sees in a micro-batch, over all processes
 ) -> str:
     "What was too large for what, and which settings need less, the one that changes the method least first."
-    gib = {name: f"{value / 2**30:.1f} GiB" for name, value in memory_of(device).items()}
-    held = f"{gib['held']} of them by this process" + (f", {gib['tensors']} by tensors, at most {gib['peak']}" if "peak" in gib else "")
     (height, width), batches = config.crop_size, (config.source_batch, config.target_batch, config.unlabelled_batch)
     advice = []
     if config.mixed_precision == "no":
@@ -903,7 +927,7 @@ def memory_advice(
     if config.output_stride == 8:
         advice.append("output_stride=16 (about a quarter for the backbone's last stages)")
     advice.append(f"crop_size=({height * 3 // 4}, {width * 3 // 4}) ({(height * 3 // 4) * (width * 3 // 4) / (height * width):.0%} of the pixels)")
-    return (f"found too little memory on {device} ({gib['total']}, {gib['free']} free, {held}) for a micro-batch of {images} images of "
+    return (f"found too little memory on {device} ({memory_words(device)}) for a micro-batch of {images} images of "
             f"{height} x {width} pixels (source {batches[0]}, target {batches[1]}, unlabelled {batches[2]} and as many CutMix partners for the teacher), "
             f"output stride {config.output_stride}, mixed_precision '{config.mixed_precision}'. "
             f"Less is needed with, changing the method least first: {'; '.join(advice)}")
@@ -1035,6 +1059,13 @@ class Trainer:
         for batch in batches:
             yield {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
 
+    def _let_go(self) -> None:
+        "End the loading processes now: an error that is told keeps its frames, and these would keep the processes, which ignore signals."
+        iterator = getattr(self._loading[1], "_iterator", None) if self._loading else None
+        self._loading = None
+        if hasattr(iterator, "_shutdown_workers"):
+            iterator._shutdown_workers()
+
     @property
     def images_per_step(self) -> int:
         "Images that the student sees in a step, over all processes and micro-batches."
@@ -1070,7 +1101,7 @@ class Trainer:
                     self._finish_writing()
                 raise
             finally:
-                self._loading = None  # lets the loading processes go
+                self._let_go()
                 if self.board:
                     self.board.close()
             self._finish_writing()
@@ -1149,6 +1180,8 @@ class Trainer:
                 self.accelerator.backward(loss * fate / len(micro))
         bad = self._update()
         self.optimizer.zero_grad()
+        if self.several and not config.sync_batchnorm:  # each process has statistics of its own; the teachers follow those of the first
+            share_buffers(self.state.student)
         self.state.teacher.update(self.state.student, self.step)
         if undo is not None:
             undo.apply(bad)

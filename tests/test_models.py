@@ -677,6 +677,8 @@ def test_on_gpus_torchs_own_layer_is_used_and_keeps_timms_activations(monkeypatc
     assert sum(isinstance(m, nn.SyncBatchNorm) for m in converted.modules()) > 50
     assert list(converted.state_dict()) == names
     assert torch.allclose(converted(images).logits, expected, atol=1e-5)
+    kinds = [type(m) for m in converted.modules()]
+    assert [type(m) for m in synchronise_batchnorm(converted).modules()] == kinds, "each stage of a run asks again: nothing is converted twice"
 
 
 # -- the teacher ---------------------------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from stal_nb import planning
 from stal_nb.data import write_sample
 from stal_nb.errors import ConfigError, DataError
 from stal_nb.labels import CITYSCAPES, IGNORE
-from stal_nb.rounds import PAPER, PAPER_BUDGETS, PRESETS, SETTINGS, Config, Run, RunData, check_data, main, predict_folder
+from stal_nb.explore.rounds import headline, miou_figure
+from stal_nb.rounds import PAPER, PAPER_BUDGETS, PRESETS, SETTINGS, Config, Run, RunData, check_data, configured, main, parser, predict_folder
 from stal_nb.scenes import SceneDataset
 
 REDUCED = dict(  # sizes and lengths alone: every other number is the preset's
@@ -213,7 +214,7 @@ def test_an_oracle_without_labels_is_refused(tmp_path):
 def test_check_data_counts_and_names_broken_files(trees, tmp_path, capsys):
     shutil.copytree(trees / "gta5", tmp_path / "gta5")
     arguments = ["check-data", "--preset", "gta5_to_cityscapes", "--root", str(trees / "cityscapes"), "--source-root", str(tmp_path / "gta5"), "--workers", "0",
-                 "--no-bar", "--set", "source_images=0"]
+                 "--no-bar", "--set", "source_images=2"]  # a run would take two; every file is read
     assert main(arguments) == 0
     text = capsys.readouterr().out
     assert "source: 5 of 5 images" in text and "target: 6 of 6 images" in text and "validation: 2 of 2 images" in text and "No file is broken" in text
@@ -225,6 +226,25 @@ def test_check_data_counts_and_names_broken_files(trees, tmp_path, capsys):
     assert len(pages) == 3 and all(p.stat().st_size > 10_000 for p in pages)
     config = Config.preset("gta5_to_cityscapes", data_root=str(trees / "cityscapes"), source_root=str(tmp_path / "gta5"), source_images=0)
     assert not check_data(config, bar=False)
+
+
+def test_the_upper_bound_of_a_preset_in_epochs_has_as_many_steps(trees, tmp_path):
+    arguments = ["run", "--preset", "gta5_to_cityscapes", "--set", f"data_root={trees / 'cityscapes'}", "--set", f"source_root={trees / 'gta5'}",
+                 "--set", "round_epochs=2,1,1", "--set", "budgets=1,2,3", "--set", "unlabelled_batch=2"]
+    run, bound = (configured(parser().parse_args([*arguments, *more])) for more in ([], ["--oracle"]))
+    assert run.round_epochs == (2, 1, 1) and bound.round_epochs == () and bound.budgets == (1.0,)
+    assert bound.round_steps == (5 + 2 + 2,), "(6 - 1) / 2 twice, (6 - 2) / 2, (6 - 3) / 2 rounded up"
+
+
+def test_a_run_on_synthia_is_known_by_sixteen_classes():
+    results = [{"miou": 40.0, "miou_16": 47.0, "student": {"miou": 39.0, "miou_16": 46.0}}]
+    assert headline({"source": "synthia", "data": "cityscapes"}, results) == ("miou_16", "mIoU over 16 classes")
+    assert headline({"source": "gta5", "data": "cityscapes"}, results) == ("miou", "mIoU")
+    assert headline({"source": "synthia", "data": "cityscapes"}, [{"miou": 1.0}]) == ("miou", "mIoU"), "an old run has no other"
+    summary = {"config": {"source": "synthia", "data": "cityscapes", "strategy": "entropy"}, "source_only": None,
+               "rounds": [{**results[0], "round": 0, "labelled": 3, "fraction": 0.01}]}
+    figure = miou_figure(summary)
+    assert list(figure.data[0].y) == [47.0] and figure.layout.yaxis.title.text == "mIoU over 16 classes (%)"
 
 
 def test_a_plan_says_what_a_run_will_take(trees, tmp_path, capsys):

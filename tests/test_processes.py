@@ -23,7 +23,7 @@ from stal_nb.losses import (
 from stal_nb.mixing import CutMixTable, class_boxes, draw_weighted
 from stal_nb.scenes import SceneDataset
 from stal_nb.training import (
-    JointDropout, PlanState, StepLoader, Trainer, TrainingConfig, TrainingState, WithoutLabels, plan_step, share_dropout, training_step)
+    JointDropout, PlanState, StepLoader, Trainer, TrainingConfig, TrainingState, WithoutLabels, plan_step, share_buffers, share_dropout, training_step)
 
 SIZE = (32, 64)
 CONFIG = TrainingConfig(
@@ -42,7 +42,7 @@ def in_process(rank, folder, port):
                       ACCELERATE_USE_CPU="true")
     distributed.init_process_group("gloo", rank=rank, world_size=2)
     try:
-        for work in (selection, parts_of_the_losses, draws, contrast, gradients, train_all):
+        for work in (selection, parts_of_the_losses, draws, contrast, gradients, running_statistics, train_all):
             work(rank, Path(folder))
             (Path(folder) / f"{work.__name__} {rank}").touch()
     finally:
@@ -417,6 +417,20 @@ def gradients(rank, folder):
     found = sum_over_processes(*found)
     if rank == 0:
         save_file({n: (g / 2).contiguous() for n, g in zip(names, found)}, folder / "gradients.safetensors")
+
+
+def running_statistics(rank, folder):
+    layer = torch.nn.BatchNorm2d(3)
+    layer(torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(rank)))
+    own = layer.running_mean.clone()
+    share_buffers(layer)
+    assert layer.num_batches_tracked == 1 and torch.equal(own, layer.running_mean) == (rank == 0)
+    save_file({"mean": layer.running_mean, "var": layer.running_var}, folder / f"buffers {rank}.safetensors")
+
+
+def test_without_synchronised_batchnorm_all_teachers_follow_the_first_process(together):
+    one, other = (load_file(done(together, running_statistics) / f"buffers {rank}.safetensors") for rank in range(2))
+    assert torch.equal(one["mean"], other["mean"]) and torch.equal(one["var"], other["var"])
 
 
 def test_the_mean_of_the_gradients_of_two_is_the_gradient_of_one(together):

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import TINY, tiny
 
-from stal_nb.errors import AwaitingLabels, BudgetError, ConfigError, StoreError
+from stal_nb.errors import AwaitingLabels, BudgetError, ConfigError, DataError, DeviceMemoryError, StoreError
 from stal_nb.labels import Sample
 from stal_nb.rounds import Config, PartFile, Run, Scoring, label_part, main, parse_setting, score_batch, score_into, score_pool
 from stal_nb.selection import STRATEGIES, Region, declare, region_mask, ripu_map, select_regions
@@ -443,6 +443,141 @@ def test_processes_share_the_pool_and_none_does_the_work_of_another(network, tmp
     for process in range(3):
         rows |= PartFile(tmp_path / "shared" / f"p{process}" / f"scores.part-{process}.csv", scoring, writable=False).rows
     assert [rows[id] for id in pictures.ids] == alone.rows
+
+
+def test_a_process_that_looks_late_leaves_no_batch_undone(network, tmp_path):
+    pictures, scoring = Pictures(10), Scoring(batch_size=1)
+    for process in (0, 1):  # the second begins when the first is done
+        score_into(tmp_path / "scores", network, pictures, range(10), scoring, bar=False, process=process, processes=2)
+    parts = [PartFile(tmp_path / f"scores.part-{k}.csv", scoring, writable=False) for k in (0, 1)]
+    assert [len(part.rows) for part in parts] == [5, 5] and {*parts[0].rows, *parts[1].rows} == set(pictures.ids)
+
+
+def test_tables_are_put_together_without_holding_the_rows(network, tmp_path, monkeypatch):
+    "Rows of 400 numbers for 1,500 images: as Python objects some 20 MB, as text 12 MB."
+    import tracemalloc
+
+    from stal_nb import rounds
+    pictures, scoring = Pictures(1), Scoring(frozenset({"features"}))
+    pictures.ids = [f"image-{k:04d}" for k in range(1500)]
+    part = PartFile(tmp_path / "scores.part-0.csv", scoring)
+    vector = torch.rand(400, generator=torch.Generator().manual_seed(0)).tolist()
+    for id in pictures.ids:
+        part.add([{"id": id, "group": "", "entropy": 0.5, "margin": 0.5, "least_confidence": 0.5, "features": vector}])
+    tracemalloc.start()
+    rounds._put_together(tmp_path, pictures, range(1500), scoring, [], scoring, ())
+    found = rounds.Scored(tmp_path).features(pictures.ids)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert torch.equal(found, torch.tensor(vector).expand(1500, -1))
+    assert peak < 3e6, f"{peak / 1e6:.1f} MB of Python objects"
+    with pytest.raises(StoreError, match="embeddings.csv: found no row for 1 images, 'image-9999' first"):
+        rounds.Scored(tmp_path).features(["image-0000", "image-9999"])
+
+
+@pytest.mark.parametrize("doing", ["scoring", "evaluation"])
+def test_too_little_memory_while_looking_is_said_with_numbers(tmp_path, monkeypatch, doing):
+    from stal_nb import rounds
+    run = Run.create(tiny(budgets=(0, 0), source_steps=0, round_steps=(0, 0)), tmp_path / "run")
+    run.bar = False
+    if doing == "scoring":
+        run.advance()
+
+    def full(*arguments, **settings):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 5.00 GiB")
+
+    monkeypatch.setattr(rounds, "score_pool" if doing == "scoring" else "evaluate", full)
+    words = rf"{doing}: found too little memory on cpu \(.* GiB.*for 8 images of 64 x 128 pixels.*eval_batch=4 .*eval_size=\(32, 64\)"
+    with pytest.raises(DeviceMemoryError, match=words):
+        run.advance()
+
+
+def test_a_stage_is_saved_before_it_is_measured(tmp_path, monkeypatch):
+    from stal_nb import rounds
+    run = Run.create(tiny(checkpoint_every=0), tmp_path / "run")
+    run.bar = False
+
+    def broken(*arguments, **settings):
+        raise DataError("a broken validation image")
+
+    monkeypatch.setattr(rounds, "evaluate", broken)
+    with pytest.raises(DataError, match="broken validation"):
+        run.advance()
+    monkeypatch.undo()
+    monkeypatch.setattr(Trainer, "one_step", broken)  # no step is needed any more
+    assert Run.open(run.path).advance() == "round 0: query"
+
+
+def test_labels_of_other_images_are_told_of_and_not_counted(tmp_path):
+    run = Run.create(tiny(source_steps=1, round_steps=(1, 1), strategy="core_set"), tmp_path / "run")
+    run.bar = False
+    run.store.save("a-typo", torch.zeros(64, 128, dtype=torch.int64))
+    with pytest.warns(UserWarning, match="labels of 1 images that are not of the target, 'a-typo' first"):
+        summary = run.finish()
+    assert [r["labelled"] for r in summary["rounds"]] == [1, 3]
+
+
+def test_a_part_that_was_finished_does_not_finish_the_whole_image(tmp_path):
+    run = Run.create(tiny(annotator="person", first_strategy="random_regions", budget_unit="regions", region_radius=4, target_images=4, budgets=(4, 400),
+                          source_steps=1, round_steps=(1, 1)), tmp_path / "run")
+    run.bar = False
+    with pytest.raises(AwaitingLabels) as first:
+        run.finish()
+    for id in first.value.ids:
+        mask = region_mask(run.queried(1)[id], (64, 128))
+        run.store.save(id, torch.where(mask, 0, 255), annotator="Ada", done=True, round=0)
+    with pytest.raises(AwaitingLabels) as second:
+        run.finish()
+    assert set(second.value.ids) == set(json.loads((run.round_folder(1) / "query.json").read_text())["ids"]) and second.value.ids
+
+
+def test_a_folder_in_which_a_run_died_at_its_first_file_can_be_used(tmp_path):
+    (tmp_path / ".config.json.1234abcd-77-12ab34cd.tmp").write_text("{")
+    assert Run.create(tiny(), tmp_path).stage == "source"
+
+
+def test_a_fork_that_was_interrupted_is_not_trained_anew_in_silence(finished, tmp_path, monkeypatch):
+    import shutil
+
+    def killed(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copytree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        finished.fork(tmp_path / "fork", after=0, strategy="random")
+    monkeypatch.undo()
+    with pytest.raises(StoreError, match="it was interrupted. Fork again into this folder"):
+        Run.open(tmp_path / "fork").advance()
+    assert finished.fork(tmp_path / "fork", after=0, strategy="random").stage == "round 1: query"
+
+
+def test_a_damaged_member_of_the_ensemble_is_trained_again(finished, tmp_path):
+    run = finished.fork(tmp_path / "fork", after=0, strategy="ensemble")
+    run.bar = False
+    (run.path / "source" / "checkpoint.safetensors").write_bytes(b"torn")
+    with pytest.warns(UserWarning, match="Stage 'source' is trained again"):
+        assert run.advance() == "source"
+    assert run.finish()["complete"]
+
+
+def test_a_large_seed_is_a_seed(tmp_path):
+    run = Run.create(tiny(seed=20240101, source_steps=0, round_steps=(0, 0), first_strategy="random_regions", region_radius=4), tmp_path)
+    run.bar = False
+    run.advance()
+    assert run.advance() == "round 0: label"
+
+
+@pytest.mark.parametrize("change", [dict(seed=-1), dict(seed="a"), dict(paste_classes=0), dict(source_steps=1.5), dict(momentum=-1), dict(val_limit=-1),
+                                    dict(crop_size=(64.5, 128)), dict(num_anchors=1.5), dict(low_rank=9, high_rank=3), dict(round_steps=(1.5, 2))])
+def test_a_setting_that_would_fail_later_is_refused_at_once(change):
+    with pytest.raises(ConfigError, match=f"^({'|'.join(change)})"):
+        tiny(**change)
+
+
+@pytest.mark.parametrize("device", ["foo", *([] if torch.cuda.is_available() else ["cuda"])])
+def test_a_device_that_is_not_there_is_named(tmp_path, device):
+    with pytest.raises(ConfigError, match=f"device: found '{device}'"):
+        Run.create(tiny(device=device), tmp_path / "run")
 
 
 TWO = """

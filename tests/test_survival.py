@@ -840,3 +840,28 @@ def test_several_processes_get_synchronised_batchnorm(monkeypatch):
     assert len(changed) == 1
 
 
+
+
+def test_an_error_with_loading_processes_ends_the_program(tmp_path):
+    "An error that nobody catches keeps its frames; the loading processes ignore signals, and must have been let go before Python waits for them."
+    script = tmp_path / "fails.py"
+    script.write_text("""
+import sys
+sys.path.insert(0, sys.argv[1])
+from tiny import tiny
+from stal_nb.labels import CITYSCAPES
+from stal_nb.rounds import RunData
+from stal_nb.training import Trainer, TrainingState
+
+def fail(row):
+    raise ValueError("boom")
+
+if __name__ == "__main__":
+    config = tiny(workers=1, target_batch=0, unlabelled_batch=0, lambda_u=0.0, lambda_c=0.0, copy_paste_probability=0.0)
+    data = RunData(config)
+    state = TrainingState(config, 19, len(data.source), len(data.target))
+    Trainer(config, CITYSCAPES, state, data.source, num_steps=6, log_every=1).fit(bar=False, on_log=fail)
+""")
+    tests = Path(__file__).parent
+    done = subprocess.run([sys.executable, str(script), str(tests)], cwd=tests.parent, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "ValueError: boom" in done.stderr

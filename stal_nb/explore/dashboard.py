@@ -38,7 +38,7 @@ from PIL import Image
 
 import stal_nb
 from ..errors import ConfigError, StalError, StoreError
-from .rounds import TERM_COLOURS, class_colours
+from .rounds import TERM_COLOURS, class_colours, headline
 from ..labels import CITYSCAPES, LABEL_SPACES
 from ..rounds import Config, Run
 from ..training import predict_logits
@@ -424,9 +424,9 @@ class RunFolder:
         heard = working and status.stage == stage and status.steps > 0  # of this stage; queries and labels say no steps
         steps = status.steps if heard else {name: count for name, _, count in self.training}.get(stage, 0)
         step = status.step if heard else self._reached(stage)
-        figures, measure = paper_figures(config), "miou_16" if "synthia" in str(paper_figures(config)).lower() else "miou"
+        figures, (key, measure) = paper_figures(config), headline(config, list(self.results.values()))
         results = [{"name": "source only" if name == "source" else name.partition(":")[0], "labelled": found.get("labelled", 0),
-                    "miou": found.get(measure, found.get("miou")), "student": _student(found), "iou": list(found.get("iou", {}).values())}
+                    "miou": found.get(key), "student": _student(found, key), "iou": list(found.get("iou", {}).values())}
                    for name, _, _ in self.training if (found := self.results.get(name))]
         classes, query, waiting = self.classes, self.last_query, self.awaiting
         capacity = config.get("bank_capacity", 0)
@@ -442,9 +442,9 @@ class RunFolder:
             "can": {"start": state in ("new", "stopped", "failed", "awaiting labels", "silent") and bool(self.run), "pause": state == "running" and status.here,
                     "label": state == "awaiting labels", "again": state != "new"},
             "tiles": self._tiles(heard, newest), "updated": status.updated if status.state else None, "host": "" if status.here else status.host,
-            "measure": "mIoU over 16 classes" if measure == "miou_16" and any("miou_16" in r for r in self.results.values()) else "mIoU",
+            "measure": measure,
             "results": results, "planned": self._planned(), "figures": {name: [list(p) for p in points] for name, points in figures.items()},
-            "lines": {**self._oracle(), **(reference or {})},
+            "lines": {**self._oracle(key), **(reference or {})},
             "classes": classes, "colours": [colours.get(name, "#888") for name in classes],
             "sampling": [newest.get(f"sampling/{name}") for name in classes], "bank": [newest.get(f"bank/{name}") for name in classes],
             "capacity": list(capacity) if isinstance(capacity, (list, tuple)) else [capacity] * len(classes),
@@ -478,10 +478,10 @@ class RunFolder:
         whole = self.config.get("budget_unit", "images") == "images"
         return [int(b) for b in self.config.get("budgets", ()) if whole and not (isinstance(b, float) and b <= 1)]
 
-    def _oracle(self) -> dict[str, float]:
+    def _oracle(self, key: str) -> dict[str, float]:
         "mIoU with all labels, if a run of `stal_nb run --oracle` lies beside this one."
         rounds = self._load(self.path.with_name(self.path.name + "-oracle") / "summary.json", {}).get("rounds") or [{}]
-        return {"all labels": rounds[-1]["miou"]} if "miou" in rounds[-1] else {}
+        return {"all labels": rounds[-1][key]} if key in rounds[-1] else {}
 
     @property
     def last_query(self) -> dict:  # empty if nothing was asked yet
@@ -496,9 +496,9 @@ class RunFolder:
         return {}
 
 
-def _student(found: dict) -> float | None:
+def _student(found: dict, key: str) -> float | None:
     value = found.get("student")
-    return value.get("miou") if isinstance(value, dict) else value
+    return value.get(key) if isinstance(value, dict) else value
 
 
 def _space_of(classes: Sequence[str]):

@@ -10,8 +10,8 @@ __all__ = ['ERROR', 'CAUGHT', 'DROPPED', 'COLOURS', 'MAGMA', 'CORNERS', 'WARM_UP
            'by_distance', 'boundary_figure', 'confidently_wrong_figure', 'rank_correlation', 'score_figure',
            'extremes_figure', 'region_figure', 'warm_models', 'opinions_figure', 'passes_figure', 'by_share',
            'trust_figure', 'strange_images', 'strange_figure', 'Judged', 'judge_measures', 'finding_figure',
-           'results_table', 'results_figure', 'ExploredMeasure', 'PixelView', 'likeliest', 'UncertaintyExplorer',
-           'hover_texts', 'shade_scale', 'still_figure']
+           'results_table', 'calibration_table', 'results_figure', 'ExploredMeasure', 'PixelView', 'likeliest',
+           'UncertaintyExplorer', 'hover_texts', 'shade_scale', 'still_figure']
 
 # %% ../../nbs/explore/09_uncertainty.ipynb #3319ca2a
 import base64
@@ -652,6 +652,15 @@ def results_table(results: dict, data: str) -> pd.DataFrame:
     text = pd.DataFrame({(stage, shown): grouped.xs(stage, level="stage")[name].apply(lambda r: f"{r['mean']:.3f} ± {r['std']:.3f}", axis=1)
                          for stage in ("before", "after") for name, shown in columns.items()})
     return text
+
+
+def calibration_table(results: dict) -> pd.DataFrame:
+    "Expected calibration error of the network before and after the warm-up: mean ± standard deviation over seeds, a row a data set."
+    rows = {}
+    for entry in results.values():
+        errors = pd.DataFrame(entry["rows"]).drop_duplicates(["seed", "stage"]).groupby("stage")["ece"]  # one network a seed and stage
+        rows[entry["title"]] = {f"ECE {stage}": f"{errors.mean()[stage]:.3f} ± {errors.std()[stage]:.3f}" for stage in ("before", "after")}
+    return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def results_figure(results: dict) -> plt.Figure:
