@@ -165,8 +165,8 @@ def test_long_looks_at_images_give_signs_of_life(unbroken, tmp_path, monkeypatch
     run.finish()
     heard = [(stage, facts["message"], facts.get("steps")) for stage, facts in said if "images" in facts.get("message", "")]
     pool, val = len(run.data.target) - len(queries(unbroken)[0]["ids"]), len(run.data.val)
-    assert ("round 1: query", f"{pool} of {pool} images scored", None) in heard
-    assert ("round 1: train", f"{val} of {val} images measured", run.config.round_steps[1]) in heard
+    assert ("round 1: query", f"{pool} of {pool} images scored, about 0 s left", None) in heard
+    assert ("round 1: train", f"{val} of {val} images measured, about 0 s left", run.config.round_steps[1]) in heard
     assert Run.open(run.path).status()["message"] == ""
 
 
