@@ -147,13 +147,13 @@ def throughput_entries(folder: Path, workers: int = 1, steps: int = 8) -> list[d
 
 def peak_of_a_run(folder: Path, target: int, steps: int = 12) -> float:
     "MiB at most held by a process that loads and trains for some steps, a fresh one."
-    code = ("import sys; from pathlib import Path; from bench.bench_data import *\n"
+    code = ("import sys; from pathlib import Path; from bench.bench_data import *; from bench.timing import peak_held\n"
             "source, target = GTA5(Path(sys.argv[1]) / 'gta5'), Cityscapes(Path(sys.argv[1]) / f'target{sys.argv[2]}', 'train')\n"
             "trainer = trainer_of(source, target, 0)\n"
             "for batch in trainer.batches(0, int(sys.argv[3])): trainer.one_step(batch)\n"
-            "print(next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith('VmHWM')).split()[1])")
+            "print(peak_held())")
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(folder), str(target), str(steps)], check=True, capture_output=True, text=True)
-    return int(done.stdout.split()[-1]) / 1024
+    return float(done.stdout.split()[-1])
 
 
 def memory_entries(folder: Path) -> list[dict]:

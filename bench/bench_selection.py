@@ -8,10 +8,10 @@ ever adds time.
 import multiprocessing
 import tempfile
 import time
-from pathlib import Path
 
 import torch
 
+from bench.timing import peak_held
 from stal_nb.explore.models import demo_model
 from stal_nb.labels import Sample
 from stal_nb.rounds import Scoring, score_pool
@@ -74,8 +74,7 @@ def _peak(length: int, answer) -> None:
             Scoring(frozenset({"entropy", "features"})),
             bar=False,
         )
-    status = Path("/proc/self/status").read_text().splitlines()  # `ru_maxrss` of a new process begins at what its parent held
-    answer.put(int(next(line for line in status if line.startswith("VmHWM")).split()[1]) / 1024)
+    answer.put(peak_held())
 
 
 def peak_memory(length: int) -> float:

@@ -10,14 +10,14 @@ __all__ = ['SCORED', 'TARGETS', 'SOURCES', 'SOURCE_MODEL_STEPS', 'SETTINGS', 'PR
            'status_line', 'main']
 
 # %% ../nbs/13_rounds.ipynb #a65ff664
-from concurrent.futures import ThreadPoolExecutor
 from collections import ChainMap
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable, ClassVar, Iterable, Iterator, Mapping, Sequence
 import argparse
 import csv
 import inspect
@@ -107,6 +107,7 @@ class Config(TrainingConfig):
     ensemble_size: int = 3  # teachers of the strategy `ensemble`: those of the last stages
     eval_batch: int = 8  # images a batch in scoring and evaluation
     forked_from: str = ""  # set by `Run.fork`: which run's first stages this one took over
+    least: ClassVar[dict[str, int]] = {**TrainingConfig.least, **dict(region_radius=1, mc_passes=2, ensemble_size=2)}
 
     def __post_init__(self):
         super().__post_init__()
@@ -150,10 +151,6 @@ class Config(TrainingConfig):
             raise ConfigError(f"first_strategy: found {self.first_strategy!r}, expected one that does with one network: the first query has no ensemble yet")
         if self.budget_unit not in UNITS:
             raise ConfigError(f"budget_unit: found {self.budget_unit!r}, expected one of {', '.join(UNITS)}")
-        for name, least in (("region_radius", 1), ("pixel_spacing", 0), ("per_image", 0), ("mc_passes", 2), ("ensemble_size", 2)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"{name}: found {value!r}, expected a whole number of {least} or more")
 
     @classmethod
     def preset(cls, name: str, /, **changes: Any) -> "Config":
@@ -615,14 +612,13 @@ class Scored:
     def _vectors(self, name: str, ids: Sequence[str]) -> Tensor | None:
         if not len(ids):
             return None
-        place, missing = {id: k for k, id in enumerate(ids)}, set(ids)
+        missing = {id: k for k, id in enumerate(ids)}  # and where its vector goes
         with (self.folder / name).open(newline="") as file:
             reader = csv.reader(file)
-            found = torch.empty(len(ids), len(next(reader, ["id"])) - 1)
+            found = torch.empty(len(ids), len(next(reader, [])[1:]))
             for id, *values in reader:
-                if id in missing:
-                    found[place[id]] = torch.tensor([float(v) for v in values])
-                    missing.remove(id)
+                if (k := missing.pop(id, None)) is not None:
+                    found[k] = torch.tensor([float(v) for v in values])
         if missing:
             raise StoreError(f"{self.folder / name}: found no row for {len(missing)} images, {min(missing)!r} first, expected one for each")
         return found
@@ -737,21 +733,16 @@ def _put_together(folder: Path, dataset: Dataset, pool: Sequence[int], scoring: 
     "Tables from part files, in the order of the data set; `scores.csv` last, since it says that all is there."
     with _parts(folder, "scores", scoring) as found, _parts(folder, "labelled", embedding) as known:
         rows = lambda: (found[dataset.ids[i]] for i in pool)  # noqa: E731
-        first = next(rows(), {})
         if "features" in scoring.needs:
             both = chain(rows(), (known[dataset.ids[i]] for i in also))
-            start = next(both, {"features": []})
-            names = [f"e{k}" for k in range(len(start["features"]))]
-            write_csv(folder / "embeddings.csv", ({"id": row["id"], **dict(zip(names, row["features"]))} for row in chain([start] if names else [], both)),
-                      ["id", *names])
+            write_csv(folder / "embeddings.csv", ({"id": row["id"], **{f"e{k}": v for k, v in enumerate(row["features"])}} for row in both), alike=True)
         if "class_shares" in scoring.needs:
-            names = [classes[k] if k < len(classes) else str(k) for k in range(len(first.get("class_shares", ())))]
-            write_csv(folder / "class_shares.csv", ({"id": row["id"], **dict(zip(names, row["class_shares"]))} for row in rows()), ["id", *names])
+            name = lambda k: classes[k] if k < len(classes) else str(k)  # noqa: E731
+            write_csv(folder / "class_shares.csv", ({"id": row["id"], **{name(k): v for k, v in enumerate(row["class_shares"])}} for row in rows()), alike=True)
         if "regions" in scoring.needs:
             write_csv(folder / "regions.csv", ({"id": row["id"], "y": y, "x": x, "radius": scoring.radius, "score": score}
-                                               for row in rows() for y, x, score in row["regions"]), ["id", "y", "x", "radius", "score"])
-        names = ["id", "group", *scoring.measures]
-        write_csv(folder / "scores.csv", ({name: row[name] for name in names} for row in rows()), names)
+                                               for row in rows() for y, x, score in row["regions"]), alike=True)
+        write_csv(folder / "scores.csv", ({name: row[name] for name in ("id", "group", *scoring.measures)} for row in rows()), alike=True)
     for file in [*folder.glob("scores.part-*.csv"), *folder.glob("labelled.part-*.csv")]:
         file.unlink(missing_ok=True)
 
@@ -759,12 +750,16 @@ def _put_together(folder: Path, dataset: Dataset, pool: Sequence[int], scoring: 
 def write_csv(
     path: Path,
     rows: Iterable[dict],
-    columns: Sequence[str] = (),  # then rows are written as they come, and none is kept; () = all keys, in order of appearance
+    alike: bool = False,  # all rows have the keys of the first: they are written as they come, and none is kept
 ) -> None:
-    "Write rows to a CSV file, whole or not at all. Raises `StoreError`."
-    if not columns:
-        rows = list(rows)
-        columns = list(dict.fromkeys(key for row in rows for key in row))
+    "Write rows to a CSV file, whole or not at all; the columns are all keys in order of appearance. Raises `StoreError`."
+    if alike:
+        rows = iter(rows)
+        first = list(islice(rows, 1))
+        seen, rows = first, chain(first, rows)
+    else:
+        seen = rows = list(rows)
+    columns = list(dict.fromkeys(key for row in seen for key in row))
 
     def lines() -> Iterator[bytes]:
         text = io.StringIO()
@@ -785,7 +780,8 @@ def enough_memory(
     doing: str,  # "scoring", "evaluation", ...
     device: torch.device,
     images: int,  # that are looked at together
-    size: Sequence[int],  # (height, width) as the network sees them
+    size: Sequence[int] | None,  # (height, width) as the network sees them; None = their own
+    dataset: Dataset,  # of these images
 ) -> Iterator[None]:
     "What torch says when memory runs out while a network only looks, in words that help. Raises `DeviceMemoryError`."
     try:
@@ -793,12 +789,12 @@ def enough_memory(
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        height, width = size
+        height, width = size or load_image(dataset, 0).shape[1:]
         advice = [*([f"eval_batch={images // 2} (about half)"] if images > 1 else []),
                   f"eval_size=({height // 2}, {width // 2}) (about a quarter; small things are seen worse)",
                   *([f"eval_window=({height // 2}, {width // 2}) (about a quarter; only of evaluation)"] if doing == "evaluation" else [])]
         raise DeviceMemoryError(f"{doing}: found too little memory on {device} ({memory_words(device)}) for {images} images of {height} x {width} pixels. "
-                                f"Less is needed with {'; '.join(advice)}. What was finished before is saved: `resume` continues there") from error
+                                f"Less is needed with {'; '.join(advice)}. What was finished before is kept") from error
 
 
 def label_part(
@@ -1113,7 +1109,7 @@ class Run:
         the next one again: its own progress, its queries and its labels are still there. Returns that stage, or None if all is well."""
         if kind not in ("query", "train") or number is None:
             return None
-        for before in dict.fromkeys([*(self._members(number) if kind == "query" else ()), "source" if number == 0 else f"round {number - 1}"]):
+        for before in (kind == "query" and self._members(number)) or ["source" if number == 0 else f"round {number - 1}"]:  # of an ensemble this is the last
             folder = self._folder(before)
             try:
                 check_checkpoint(folder / "checkpoint.safetensors")
@@ -1127,10 +1123,14 @@ class Run:
                 return self.stage
         return None
 
+    def _strategy(self, number: int) -> str:
+        "By which strategy a round asks."
+        return self.config.first_strategy if number == 0 else self.config.strategy
+
     def _members(self, number: int) -> list[str]:
         "The stages whose teachers form the ensemble that a round's strategy asks; [] if it asks none."
         config = self.config
-        if "ensemble" not in needs_of(STRATEGIES[config.first_strategy if number == 0 else config.strategy]):
+        if "ensemble" not in needs_of(STRATEGIES[self._strategy(number)]):
             return []
         return [*(["source"] if config.source_steps else []), *(f"round {n}" for n in range(number))][-config.ensemble_size:]
 
@@ -1228,7 +1228,7 @@ class Run:
             number = lambda value: None if value != value else round(value, 3)  # noqa: E731
             return {k: number(v) for k, v in benchmark_miou(metrics, space).items()}, {c: number(v) for c, v in metrics.iou.items()}
 
-        with enough_memory("evaluation", self.device, config.eval_batch, config.eval_window or config.eval_size or load_image(self.data.val, 0).shape[1:]):
+        with enough_memory("evaluation", self.device, config.eval_batch, config.eval_window or config.eval_size, self.data.val):
             scores, iou = measured(state.teacher, "")
             found = {**scores, "iou": iou}
             return found | {"student": measured(state.student, " of the student")[0]} if config.eval_student else found
@@ -1241,7 +1241,7 @@ class Run:
 
     def _query(self, number: int) -> None:
         "Score the target images that are not labelled whole with the last teacher, and choose what to label."
-        name = self.config.first_strategy if number == 0 else self.config.strategy
+        name = self._strategy(number)
         strategy, stage, asked = STRATEGIES[name], "source" if number == 0 else f"round {number - 1}", self.asked(number)
         unit = unit_of(strategy)
         k, labelled = self.wanted(number, unit), sorted(id for id, regions in asked.items() if regions is None)
@@ -1299,7 +1299,7 @@ class Run:
     def _score(self, number: int, model: torch.nn.Module, pool: list[int], scoring: "Scoring") -> "Scored":
         "Score the pool into the round's folder; with features, also the images that are labelled whole. What is there is not computed again."
         also = [] if "features" not in scoring.needs else sorted(set(range(len(self.data.target))) - set(pool))
-        with enough_memory("scoring", self.device, scoring.batch_size, scoring.eval_size or self.image(0).shape[1:]):
+        with enough_memory("scoring", self.device, scoring.batch_size, scoring.eval_size, self.data.target):
             return score_pool(self.round_folder(number), model, WithoutLabels(self.data.target), pool, scoring, self.device, self.bar, also,
                               self.data.label_space.classes, self._sign_of_life("scored"))
 
@@ -1429,7 +1429,7 @@ class Run:
         loading = (time.perf_counter() - started) * config.accumulate / max(1, config.workers) / processes
         step = max(network, loading) if config.workers else network + loading
         size = tuple(config.eval_size or self.image(0).shape[1:])
-        with enough_memory("prediction", device, 1, size):
+        with enough_memory("prediction", device, 1, size, self.data.target):
             look = planning.try_prediction(config, C, size, device) / processes
         val = 0 if self.data.val is None else min(len(self.data.val), config.val_limit or len(self.data.val)) * (2 if config.eval_student else 1)
         stages = []

@@ -7,8 +7,8 @@ __all__ = ['DEPARTURES', 'MAX_SKIPS', 'TrainingConfig', 'StepPlan', 'PlanState',
            'WithoutLabels', 'TrainingState', 'build_model', 'training_step', 'TeacherView', 'teacher_view',
            'contrast_step', 'joint_terms', 'without_effect', 'JointDropout', 'share_dropout', 'poly_lr',
            'resolve_device', 'StopRequested', 'GracefulStop', 'checkpoint_tensors', 'checkpoint_bytes',
-           'save_checkpoint', 'check_checkpoint', 'load_checkpoint', 'Probe', 'in_background', 'share_buffers',
-           'undisturbed', 'make_accelerator', 'zero_momentum', 'StepUndo', 'memory_of', 'memory_words',
+           'save_checkpoint', 'check_checkpoint', 'load_checkpoint', 'Probe', 'in_background', 'fill_from',
+           'share_buffers', 'undisturbed', 'make_accelerator', 'zero_momentum', 'StepUndo', 'memory_of', 'memory_words',
            'is_out_of_memory', 'memory_advice', 'as_line', 'as_row', 'board_opener', 'Trainer', 'same_size_batches',
            'centre_crop', 'add_up_over_processes', 'evaluate']
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, ClassVar, Iterable, Iterator, NamedTuple, Sequence
 import inspect
 import json
 import re
@@ -128,6 +128,7 @@ class TrainingConfig:
     keep_checkpoints: int = 2  # the last so many are kept
     bad_loss: str = "stop"  # a loss that is no finite number: "stop" the training, or "skip" the step
     tensorboard: bool = False  # write the log for TensorBoard, too
+    least: ClassVar[dict[str, int]] = dict(accumulate=1, keep_checkpoints=1, plan_every=1, paste_classes=1)  # of whole numbers; 0 for the others
 
     def __post_init__(self):
         for name in ("crop_size", "source_scale", "target_scale", "paste_scale"):
@@ -148,7 +149,7 @@ class TrainingConfig:
                     raise ConfigError(f"{name}: found {getattr(self, name)!r}, expected None or whole numbers above 0")
                 object.__setattr__(self, name, value)
         for name in (f.name for f in fields(self) if f.type is int):
-            value, least = getattr(self, name), 1 if name in ("accumulate", "keep_checkpoints", "plan_every", "paste_classes") else 0
+            value, least = getattr(self, name), self.least.get(name, 0)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ConfigError(f"{name}: found {value!r}, expected a whole number, {least} or more")
         if not all(isinstance(n, int) and n > 0 for n in self.crop_size):
@@ -812,13 +813,22 @@ def in_background(work: Callable[[], Any]) -> Future:  # its result, or its erro
     return done
 
 
+def fill_from(
+    flat: Tensor,  # (n,) the numbers of all tensors, one after the other
+    tensors: Sequence[Tensor],  # changed in place
+) -> None:
+    "The reverse of `torch.cat([t.flatten() for t in tensors])`."
+    torch._foreach_copy_(tensors, [part.view_as(t) for part, t in zip(flat.split([t.numel() for t in tensors]), tensors)])
+
+
 @torch.no_grad()
 def share_buffers(module: nn.Module) -> None:
     "Give the floating-point buffers of the first process (the running statistics of BatchNorm) to all others."
     buffers = [b for b in module.buffers() if b.is_floating_point()]
-    flat = torch.cat([b.flatten().float() for b in buffers])
-    torch.distributed.broadcast(flat, 0)
-    torch._foreach_copy_(buffers, [part.view_as(b) for part, b in zip(flat.split([b.numel() for b in buffers]), buffers)])
+    if buffers:
+        flat = torch.cat([b.flatten().float() for b in buffers])
+        torch.distributed.broadcast(flat, 0)
+        fill_from(flat, buffers)
 
 
 def undisturbed(worker: int) -> None:
@@ -880,8 +890,7 @@ class StepUndo:
     ) -> None:
         "Put everything back, or leave it, as the device finds."
         for tensors, before in self.kept:
-            now = torch.where(bad > 0, before, torch.cat([t.flatten() for t in tensors]))
-            torch._foreach_copy_(tensors, [part.view(t.shape) for part, t in zip(now.split([t.numel() for t in tensors]), tensors)])
+            fill_from(torch.where(bad > 0, before, torch.cat([t.flatten() for t in tensors])), tensors)
         self.memory.entries[self.rows] = torch.where(bad > 0, self.entries, self.memory.entries[self.rows])
 
 

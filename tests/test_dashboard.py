@@ -461,7 +461,7 @@ class Board:
     def press(self, name):
         self.root.get_by_role("button", name=name, exact=True).click(timeout=30_000)
 
-    def wait(self, *states, step=0, seconds=400):
+    def wait(self, *states, step=0, seconds=150):
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             if self.state in states and self.step >= step:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 import weakref
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import TINY, tiny
 
+from stal_nb import rounds
 from stal_nb.errors import AwaitingLabels, BudgetError, ConfigError, DataError, DeviceMemoryError, StoreError
 from stal_nb.labels import Sample
 from stal_nb.rounds import Config, PartFile, Run, Scoring, label_part, main, parse_setting, score_batch, score_into, score_pool
@@ -453,11 +455,8 @@ def test_a_process_that_looks_late_leaves_no_batch_undone(network, tmp_path):
     assert [len(part.rows) for part in parts] == [5, 5] and {*parts[0].rows, *parts[1].rows} == set(pictures.ids)
 
 
-def test_tables_are_put_together_without_holding_the_rows(network, tmp_path, monkeypatch):
+def test_tables_are_put_together_without_holding_the_rows(tmp_path):
     "Rows of 400 numbers for 1,500 images: as Python objects some 20 MB, as text 12 MB."
-    import tracemalloc
-
-    from stal_nb import rounds
     pictures, scoring = Pictures(1), Scoring(frozenset({"features"}))
     pictures.ids = [f"image-{k:04d}" for k in range(1500)]
     part = PartFile(tmp_path / "scores.part-0.csv", scoring)
@@ -477,7 +476,6 @@ def test_tables_are_put_together_without_holding_the_rows(network, tmp_path, mon
 
 @pytest.mark.parametrize("doing", ["scoring", "evaluation"])
 def test_too_little_memory_while_looking_is_said_with_numbers(tmp_path, monkeypatch, doing):
-    from stal_nb import rounds
     run = Run.create(tiny(budgets=(0, 0), source_steps=0, round_steps=(0, 0)), tmp_path / "run")
     run.bar = False
     if doing == "scoring":
@@ -493,7 +491,6 @@ def test_too_little_memory_while_looking_is_said_with_numbers(tmp_path, monkeypa
 
 
 def test_a_stage_is_saved_before_it_is_measured(tmp_path, monkeypatch):
-    from stal_nb import rounds
     run = Run.create(tiny(checkpoint_every=0), tmp_path / "run")
     run.bar = False
 
@@ -716,7 +713,6 @@ def test_region_labels_flow_through_the_whole_loop(tmp_path):
 
 
 def test_labelling_of_regions_that_was_stopped_goes_on_and_asks_nothing_twice(finished, tmp_path, monkeypatch):
-    import stal_nb.rounds as rounds
     fork = finished.fork(tmp_path / "fork", after=0, strategy="ripu_pixels", per_image=100, budgets=(0.1, 0.11), budget_unit="pixels")
     fork.bar = False
     fork.advance()

@@ -840,8 +840,6 @@ def test_several_processes_get_synchronised_batchnorm(monkeypatch):
     assert len(changed) == 1
 
 
-
-
 def test_an_error_with_loading_processes_ends_the_program(tmp_path):
     "An error that nobody catches keeps its frames; the loading processes ignore signals, and must have been let go before Python waits for them."
     script = tmp_path / "fails.py"
