@@ -13,7 +13,7 @@ import pytest
 NBS = Path(__file__).resolve().parent.parent / "nbs"
 NOTEBOOKS = sorted(f for f in NBS.rglob("*.ipynb") if ".ipynb_checkpoints" not in f.parts)
 DRAWING = {"matplotlib", "plotly", "ipywidgets", "anywidget", "IPython", "fastcore"}
-HAND_WRITTEN = {"__main__.py", "bootstrap.py", "docs.py"}  # modules that no notebook exports
+HAND_WRITTEN = {"__main__.py"}  # modules that no notebook exports
 
 
 def read(notebook):
@@ -157,5 +157,5 @@ def test_compute_cells_import_no_pictures():
 
 
 def test_readme_is_what_the_index_says():
-    from stal_nb.docs import write_readme
+    from tools.docs import write_readme
     assert write_readme(check=True) == [], "run `make export`"

@@ -1,8 +1,10 @@
 """The documentation site and README.md, made from the notebooks with packages from PyPI alone.
 
-    python -m stal_nb.docs site [--out _docs]     a site that opens from disk and asks no network for anything
-    python -m stal_nb.docs readme [--check]       README.md and its pictures from nbs/index.ipynb
-    python -m stal_nb.docs execute NOTEBOOK ...   run notebooks from top to bottom and store them with small pictures, clean
+    python -m tools.docs site [--out _docs]     a site that opens from disk and asks no network for anything
+    python -m tools.docs export                 the library from all notebooks, and README.md
+    python -m tools.docs readme [--check]       README.md and its pictures from nbs/index.ipynb
+    python -m tools.docs execute NOTEBOOK ...   run notebooks from top to bottom and store them with small pictures, clean
+    python -m tools.docs clean                  remove generated files (not .venv, not runs) and noise in notebooks
 
 nbdev turns each notebook into a page with signatures, smalldocs renders the pages. What smalldocs would fetch from a content network, this
 module puts into the site: formulas become MathML with a font of their own, plotly figures use the plotly.js of the installed package, search
@@ -15,6 +17,7 @@ import ast
 import base64
 import contextlib
 import html
+import inspect
 import json
 import os
 import re
@@ -23,9 +26,9 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-ROOT = Path(__file__).resolve().parent.parent  # of the project: this module is for a checkout, not for an installed package
+ROOT = Path(__file__).resolve().parent.parent  # of the project
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 COPIED = (".png", ".jpg", ".jpeg", ".svg", ".css", ".js", ".woff2", ".txt", ".yml")  # files of nbs/ that pages use
 
@@ -81,6 +84,31 @@ def library_imports(nb) -> list[str]:
     return [ast.unparse(node) for tree in trees for node in tree.body if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("stal_nb")]
 
 
+def readable_signature(obj, *, eval_str: bool = False, **options) -> inspect.Signature:
+    """`inspect.signature`, but annotations that cannot be evaluated stay as they are written.
+
+    A base class of another package may annotate with names that exist for type checkers only. Raises ValueError and TypeError for what has no signature."""
+    try:
+        return inspect.signature(obj, eval_str=eval_str, **options)
+    except Exception:  # evaluating an annotation runs anybody's code
+        if not eval_str:
+            raise
+        return inspect.signature(obj, **options)
+
+
+@contextlib.contextmanager
+def showing_signatures():
+    "While nbdev shows signatures: ours instead of the one that insists on evaluating; and the shell that runs `show_doc` leaves `__main__` as it was."
+    from fastcore import docments
+
+    before, main = docments.signature, sys.modules["__main__"]
+    docments.signature = readable_signature
+    try:
+        yield
+    finally:
+        docments.signature, sys.modules["__main__"] = before, main
+
+
 def process_notebook(source: Path, target: Path) -> None:
     "Write the page version of a notebook: nbdev's signatures, the code, and outputs for the web. Runs no cell of the notebook."
     from execnb.nbio import read_nb, write_nb
@@ -117,7 +145,8 @@ def process_notebook(source: Path, target: Path) -> None:
         def end(self):
             self.k.reset()
 
-    NBProcessor(nb=nb, procs=[RunSignatures if p is exec_show_docs else p for p in FilterDefaults().procs()]).process()
+    with showing_signatures():
+        NBProcessor(nb=nb, procs=[RunSignatures if p is exec_show_docs else p for p in FilterDefaults().procs()]).process()
     for i, cell in enumerate(nb.cells):
         if cell.cell_type == "code":
             outputs = [web_output(o, f"{i}-{k}") for k, o in enumerate(cell.get("outputs") or [])]
@@ -283,33 +312,26 @@ def build_site(out: Path, work: Path | None = None) -> Path:
 
 def broken_links(site: Path) -> list[str]:
     "Links and files of pages that lead nowhere inside the site, and files that a page would fetch from a network."
+    site = site.resolve()
     pages = {page: page.read_text(encoding="utf-8") for page in site.rglob("*.html")}
     anchors = {page: set(re.findall(r'\b(?:id|name)="([^"]+)"', text)) for page, text in pages.items()}
-    problems = []
+    problems = set()
     for page, text in pages.items():
         text = re.sub(r"<script\b[^>]*>.*?</script>", lambda m: m[0].split(">", 1)[0] + ">", text, flags=re.S)
-        for tag, attribute, target in re.findall(r'<(\w+)\b[^>]*?\b(href|src)="([^"]*)"', text):
-            target = html.unescape(target)
-            parts = urlsplit(target)
+        links = set(re.findall(r'<(\w+)\b([^>]*?)\b(href|src)="([^"]*)"', re.sub(r'"data:[^"]*"', '"data:"', text)))
+        for tag, before, attribute, target in links:
+            parts = urlsplit(html.unescape(target))
             if parts.scheme in ("http", "https") or target.startswith("//"):
-                if tag != "a" and 'rel="canonical"' not in text[max(0, text.find(target) - 80):text.find(target)]:
-                    problems.append(f"{page.relative_to(site)}: <{tag} {attribute}> fetches {target}")
+                if tag != "a" and 'rel="canonical"' not in before:
+                    problems.add(f"{page.relative_to(site)}: <{tag} {attribute}> fetches {target}")
             elif not parts.scheme:
-                file = (page.parent / _unquote(parts.path)).resolve() if parts.path else page.resolve()
+                file = Path(os.path.normpath(page.parent / unquote(parts.path))) if parts.path else page
                 file = file / "index.html" if file.is_dir() else file
                 if not file.exists():
-                    problems.append(f"{page.relative_to(site)}: no file for {target}")
-                elif parts.fragment and file.suffix == ".html":
-                    known = next((a for p, a in anchors.items() if p.resolve() == file), set())
-                    if _unquote(parts.fragment) not in known and parts.fragment not in ("", "top"):
-                        problems.append(f"{page.relative_to(site)}: no anchor for {target}")
-    return sorted(set(problems))
-
-
-def _unquote(text: str) -> str:
-    from urllib.parse import unquote
-
-    return unquote(text)
+                    problems.add(f"{page.relative_to(site)}: no file for {target}")
+                elif parts.fragment not in ("", "top") and unquote(parts.fragment) not in anchors.get(file, {unquote(parts.fragment)}):
+                    problems.add(f"{page.relative_to(site)}: no anchor for {target}")
+    return sorted(problems)
 
 
 # -- running notebooks ---------------------------------------------------------------------------------------------------------------
@@ -433,15 +455,42 @@ def write_readme(check: bool = False) -> list[str]:
     return stale
 
 
+# -- the other commands ----------------------------------------------------------------------------------------------------------------
+
+
+def export() -> None:
+    "Write the library from the notebooks, then README.md."
+    from nbdev.doclinks import nbdev_export
+
+    nbdev_export()
+    print("\n".join(f"Written: {name}" for name in write_readme()) or "README.md is in step with nbs/index.ipynb.")
+
+
+def clean(root: Path) -> None:
+    "Remove generated files (not environments, not runs) and noise in notebooks."
+    from nbdev.clean import nbdev_clean
+
+    for pattern in ("_proc", "_docs", "build", "dist", "*.egg-info", ".pytest_cache", ".ruff_cache", "**/__pycache__", "nbs/**/.ipynb_checkpoints"):
+        for folder in root.glob(pattern):
+            if folder.is_dir() and not any(part.startswith(".venv") for part in folder.relative_to(root).parts):
+                shutil.rmtree(folder, ignore_errors=True)
+    nbdev_clean()
+
+
 def main(arguments: list[str] | None = None) -> int:
     "Command line. Exit status 1 with a reason if something cannot be built or is out of step."
-    parser = argparse.ArgumentParser(prog="python -m stal_nb.docs", description="Documentation site and README from the notebooks.")
+    parser = argparse.ArgumentParser(prog="python -m tools.docs", description="Documentation site and README from the notebooks.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("site", help="build the site").add_argument("--out", default=str(ROOT / "_docs"), help="folder of the site")
+    commands.add_parser("export", help="write the library and README.md")
+    commands.add_parser("clean", help="remove generated files and noise in notebooks")
     commands.add_parser("readme", help="write README.md").add_argument("--check", action="store_true", help="only say whether it is in step")
     commands.add_parser("execute", help="run notebooks and store their outputs").add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
     options = parser.parse_args(arguments)
     try:
+        if options.command in ("export", "clean"):
+            export() if options.command == "export" else clean(ROOT)
+            return 0
         if options.command == "execute":
             for notebook in options.notebooks:
                 if not notebook.is_file():
@@ -458,7 +507,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("\n".join(problems + [f"Site: {first}"]))
         return int(bool(problems))
     except DocsError as error:
-        print(f"stal_nb.docs: {error}", file=sys.stderr)
+        print(f"tools.docs: {error}", file=sys.stderr)
         return 1
 
 

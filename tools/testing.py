@@ -1,0 +1,164 @@
+"""All tests of a checkout: every notebook from top to bottom, then pytest with a browser.
+
+    python -m tools.testing                              all of them
+    python -m tools.testing --fast                       without what is marked `slow` or `browser`; of the notebooks, those changed since the last commit
+    python -m tools.testing nbs/06_losses.ipynb tests/test_banks.py::test_name      just these; options that are not named here go to pytest
+
+`make test FAST=1` and `make test ARGS="nbs/06_losses.ipynb"` say the same. Each notebook runs in a process of its own and is told with its time when
+it ends; pytest runs one process a core, then the tests marked `alone` by themselves. Last stands what failed, with the line that repeats it.
+"""
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from tools.browser import NoBrowser, get_browser
+
+ROOT = Path(__file__).resolve().parent.parent
+TIMEOUT = 900  # seconds for one notebook
+FIRST = ("20_full_rounds", "11_annotation", "13_rounds", "04_models")  # the long ones, so that no core waits for them in the end
+
+
+def workers() -> int:
+    "Notebooks or test processes at once: one a core, at most four, 2 GB of memory each."
+    import psutil
+
+    return max(1, min(os.cpu_count() or 1, 4, psutil.virtual_memory().total // 2**31))
+
+
+def all_notebooks() -> list[Path]:
+    "Every notebook, long ones first."
+    found = (f for f in (ROOT / "nbs").rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in f.relative_to(ROOT).parts))
+    return sorted(found, key=lambda f: (FIRST.index(f.stem) if f.stem in FIRST else len(FIRST), -f.stat().st_size))
+
+
+def changed_notebooks() -> list[Path]:
+    "Those that differ from the last commit; all where there is no git."
+    done = subprocess.run(["git", "status", "--porcelain", "--", "nbs"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        return all_notebooks()
+    return [f for f in all_notebooks() if str(f.relative_to(ROOT)) in done.stdout]
+
+
+# -- notebooks -------------------------------------------------------------------------------------------------------------------
+
+
+def run_notebook(notebook: Path, output: str) -> None:
+    "The body of a process: run a notebook, writing what it says to a file. Exit status 1 if a cell failed."
+    from nbdev.test import test_nb
+
+    with open(output, "w") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    passed, _ = test_nb(notebook, skip_flags=["notest"], basepath=ROOT)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0 if passed else 1)  # threads of a notebook do not keep the process
+
+
+def test_notebooks(notebooks: list[Path], at_once: int) -> list[str]:
+    "Run notebooks, several at once; one line each as it ends. Returns the names of those that failed."
+    can_fork = sys.platform.startswith("linux")  # a fork has everything imported already
+    context = multiprocessing.get_context("fork" if can_fork else "spawn")
+    if can_fork and notebooks:
+        import matplotlib.pyplot  # noqa: F401
+        import nbdev.test  # noqa: F401
+        import plotly.graph_objects  # noqa: F401
+        import torchvision  # noqa: F401
+    waiting, running, failed = list(notebooks), {}, []
+    with tempfile.TemporaryDirectory() as folder:
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                notebook = waiting.pop(0)
+                output = os.path.join(folder, f"{len(waiting)}.txt")
+                process = context.Process(target=run_notebook, args=(notebook, output))
+                process.start()
+                running[process] = notebook, output, time.monotonic()
+            wait([process.sentinel for process in running], timeout=5)
+            for process, (notebook, output, start) in list(running.items()):
+                seconds, name = time.monotonic() - start, notebook.relative_to(ROOT).as_posix()
+                if process.is_alive() and seconds < TIMEOUT:
+                    continue
+                process.kill()
+                process.join()
+                del running[process]
+                if process.exitcode == 0:
+                    print(f"  {seconds:4.0f} s  {name}", flush=True)
+                    continue
+                failed.append(name)
+                said = Path(output).read_text(errors="replace") if os.path.exists(output) else ""
+                reason = f"stopped after {TIMEOUT} s" if seconds >= TIMEOUT else f"exit status {process.exitcode}"
+                print(f"  {seconds:4.0f} s  {name}  FAILED ({reason})\n{said[-6000:]}", flush=True)
+    return failed
+
+
+# -- pytest ----------------------------------------------------------------------------------------------------------------------
+
+
+def run_pytest(arguments: list[str], at_once: int) -> tuple[int, list[str]]:
+    "Exit status, and the tests that failed."
+    with tempfile.TemporaryDirectory() as folder:
+        told = Path(folder) / "failed"
+        environment = {**os.environ, "MPLBACKEND": "agg", "STAL_NB_FAILED": str(told)}
+        several = ["-n", str(at_once), "--dist", "loadfile"] if at_once > 1 else []
+        status = subprocess.call([sys.executable, "-m", "pytest", *several, *arguments], cwd=ROOT, env=environment)
+        return (0 if status == 5 else status), told.read_text().splitlines() if told.exists() else []  # 5: no test is left by the marks
+
+
+def selectable(test: str) -> str:
+    "A test's id as a word of a command line: without its parameters if they hold anything that a shell or make reads."
+    return test if re.fullmatch(r"[\w./:,=+\-\[\]]+", test) else test.split("[")[0]
+
+
+def repeat_line(failed: list[str]) -> str:
+    "The command that repeats what failed."
+    names = list(dict.fromkeys(map(selectable, failed)))
+    return f'make test ARGS="{" ".join(names)}"' if len(names) <= 12 else "make test ARGS=--last-failed"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    "Exit status 0 if everything passed."
+    parser = argparse.ArgumentParser(prog="python -m tools.testing", description="Every notebook, then pytest. Other arguments go to pytest.")
+    parser.add_argument("--fast", action="store_true", default=os.environ.get("FAST", "") not in ("", "0"), help="changed notebooks, and the quick tests")
+    options, rest = parser.parse_known_args(arguments)
+    notebooks, others = [Path(a).resolve() for a in rest if a.endswith(".ipynb")], [a for a in rest if not a.endswith(".ipynb")]
+    for missing in [n for n in notebooks if not n.is_file()]:
+        print(f"{missing}: not found, expected a notebook", file=sys.stderr)
+        return 2
+    start, at_once = time.monotonic(), workers()
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):  # one thread each where several processes share the cores
+        os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // at_once)))
+    failed, status = [], 0
+    if not rest:
+        notebooks = changed_notebooks() if options.fast else all_notebooks()
+    if notebooks:
+        print(f"Notebooks from top to bottom, {at_once} at a time:", flush=True)
+        failed += test_notebooks(notebooks, at_once)
+    if others or not rest:
+        try:
+            os.environ["CHROMIUM"] = get_browser()
+        except NoBrowser as problem:
+            print(problem, file=sys.stderr)
+            return 1
+        chosen = "not slow and not browser and " if options.fast else ""
+        parts = [(others, 1)] if others else [(["-m", f"{chosen}not alone"], at_once), (["-m", f"{chosen}alone"], 1)]
+        for arguments_of_part, processes in parts:
+            print(f"\npytest {' '.join(arguments_of_part)}, {processes} at a time:", flush=True)
+            part, tests = run_pytest(arguments_of_part, processes)
+            status, failed = status or part, failed + tests
+    print(f"\nTests took {time.monotonic() - start:.0f} s.", flush=True)
+    if failed:
+        print("FAILED:\n" + "\n".join(f"  {name}" for name in failed) + f"\nOnce more, only these:\n  {repeat_line(failed)}", flush=True)
+    return status or int(bool(failed))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
