@@ -5,7 +5,9 @@ import sys
 
 import pytest
 
-from stal_nb import docs
+from tools import docs
+
+pytestmark = pytest.mark.slow
 
 if sys.version_info < (3, 11):
     pytest.skip("smalldocs, which renders the site, needs Python 3.11", allow_module_level=True)
@@ -54,9 +56,10 @@ def test_every_picture_of_a_notebook_is_on_its_page(site):
         assert page.count('class="stal-plot"') == sum(docs.PLOTLY in d for d in outputs), notebook.name
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_open_from_disk_without_errors(site, new_page, scheme):
-    page = new_page(color_scheme=scheme)
+@pytest.mark.parametrize("scheme, width", [("light", 1300), ("dark", 390)])
+def test_pages_open_from_disk_without_errors(site, new_page, scheme, width):
+    "On a screen, and on a phone in dark colours. Nothing makes a page wider than the screen; wide tables, formulas and code scroll by themselves."
+    page = new_page(width=width, height=900, color_scheme=scheme)
     for file in sorted(site.glob("*.html")):
         page.goto(file.as_uri())
         page.wait_for_load_state("load")
@@ -65,6 +68,7 @@ def test_pages_open_from_disk_without_errors(site, new_page, scheme):
         assert page.problems == [], file.name
         background = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
         assert (sum(background) < 250) == (scheme == "dark"), f"{file.name}: {background}"
+        assert page.evaluate("document.documentElement.scrollWidth") <= width + 2, file.name
 
 
 def test_formulas_have_a_size_and_their_font(site, new_page):
@@ -77,27 +81,25 @@ def test_formulas_have_a_size_and_their_font(site, new_page):
     assert page.evaluate("[...document.fonts].some(f => f.family.includes('STIX') && f.status === 'loaded')")
 
 
-def test_pages_fit_a_phone(site, new_page):
-    "Nothing makes the page wider than the screen; wide tables, formulas and code scroll by themselves."
-    page = new_page(width=390, height=850)
-    for file in sorted(site.glob("*.html")):
-        page.goto(file.as_uri())
-        assert page.evaluate("document.documentElement.scrollWidth") <= 392, file.name
+def next_page(file):
+    "The page to which `next` leads, or None."
+    found = re.search(r'class="[^"]*nav-page-next[^"]*"[^>]*>\s*<a [^>]*?href="([^"]+)"', file.read_text())
+    return (file.parent / found[1]).resolve() if found else None
 
 
 def test_reading_order_is_a_click_away(site, new_page):
     "From the first page, 'next' goes through the notebooks in the order of the sidebar."
     page = new_page()
     page.goto((site / "index.html").as_uri())
-    seen = [page.url.rsplit("/", 1)[1]]
-    while page.locator(".nav-page-next a").count() and len(seen) < 100:
-        page.locator(".nav-page-next a").first.click()
-        page.wait_for_load_state("load")
-        seen.append(page.url.rsplit("/", 1)[1])
-    chapters = [n for n in seen if re.match(r"\d\d_", n) and n != "00_errors.html"]
+    page.locator(".nav-page-next a").first.click()
+    page.wait_for_load_state("load")
+    seen = [(site / "index.html").resolve()]
+    while (following := next_page(seen[-1])) and following not in seen:
+        seen.append(following)
+    assert page.url == seen[1].as_uri() and page.problems == []
+    chapters = [f.name for f in seen if f.parent == site.resolve() and re.match(r"\d\d_", f.name) and f.name != "00_errors.html"]
     numbered = [n.with_suffix(".html").name for n in docs.notebooks(docs.ROOT / "nbs") if n.parent.name == "nbs"]
-    assert [n for n in dict.fromkeys(chapters) if n in numbered] == [n for n in numbered if n not in ("index.html", "00_errors.html")]
-    assert page.problems == []
+    assert chapters == [n for n in numbered if n not in ("index.html", "00_errors.html")]
 
 
 def test_search_works_from_disk(site, new_page):
@@ -114,3 +116,51 @@ def test_search_works_from_disk(site, new_page):
 def test_a_formula_that_cannot_be_read_is_named(site):
     with pytest.raises(docs.DocsError, match=r"06_losses.html: found a formula that cannot be read, '\\\\nonsense"):
         docs.formulas(r'<span class="math inline">\(\nonsense{x}\)</span>', "06_losses.html")
+
+
+def test_an_annotation_that_cannot_be_evaluated_is_shown_as_it_is_written(tmp_path, monkeypatch):
+    """Names that exist for type checkers only, in a function of ours, in a class of ours, and in `__new__` of a base class of another package.
+
+    `inspect.signature(cls, eval_str=True)`, which nbdev calls, ends in NameError for all of them. The shell that shows them leaves `__main__` alone."""
+    (tmp_path / "hidden_names.py").write_text('''
+from __future__ import annotations
+import typing as t
+if t.TYPE_CHECKING:
+    from typing_extensions import Self, Missing
+
+class Base:  # as traitlets.HasDescriptors
+    def __new__(cls, /, *args: t.Any, **kwargs: t.Any) -> Self:
+        return super().__new__(cls)
+
+class Ours(Base):
+    "A class of ours."
+    def __init__(self, size: Missing, flag: bool = True):  # what it needs
+        self.size = size
+
+def measure(image: Missing | None, weight: "not ( valid" = 1.0) -> Self:  # nothing
+    "A function of ours."
+''')
+    monkeypatch.syspath_prepend(tmp_path)
+    cells = [("markdown", "# Title\n\n> Sentence."), ("code", "from hidden_names import Base, Ours, measure"),
+             *(("code", f"show_doc({name})") for name in ("Ours", "measure", "Base"))]
+    content = [{"cell_type": kind, "id": f"c{k}", "metadata": {}, "source": source} | ({"outputs": [], "execution_count": None} if kind == "code" else {})
+               for k, (kind, source) in enumerate(cells)]
+    notebook = tmp_path / "page.ipynb"
+    notebook.write_text(json.dumps({"cells": content, "metadata": {"kernelspec": {"name": "python3", "language": "python", "display_name": "python3"}},
+                                    "nbformat": 4, "nbformat_minor": 5}))
+    monkeypatch.setattr(docs, "library_imports", lambda nb: ["from hidden_names import Base, Ours, measure"])
+    main, nbdevs = sys.modules["__main__"], __import__("fastcore.docments").docments.signature
+    with docs.project_folder():
+        docs.process_notebook(notebook, tmp_path / "out" / "page.ipynb")
+    assert sys.modules["__main__"] is main and __import__("fastcore.docments").docments.signature is nbdevs
+    text = json.dumps(json.loads((tmp_path / "out" / "page.ipynb").read_text()))
+    assert "size:Missing" in text and "flag:bool=True" in text and "image:Missing | None" in text and "weight:'not ( valid'=1.0" in text and "->Self" in text
+
+
+def test_links_that_lead_nowhere_are_named(tmp_path):
+    (tmp_path / "a.html").write_text('<h1 id="here"></h1><a href="#here"></a><a href="b.html#there"></a><a href="https://elsewhere.org"></a>'
+                                     '<link rel="canonical" href="https://elsewhere.org/a.html"><img src="data:image/png;base64,AA==">')
+    (tmp_path / "b.html").write_text('<h1 id="there"></h1><a href="a.html#nothing"></a><a href="none.html"></a><img src="https://elsewhere.org/x.png">'
+                                     '<script>"<a href=none2.html>"</script>')
+    assert docs.broken_links(tmp_path) == ["b.html: <img src> fetches https://elsewhere.org/x.png", "b.html: no anchor for a.html#nothing",
+                                           "b.html: no file for none.html"]
