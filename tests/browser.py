@@ -58,18 +58,14 @@ def leaves_the_machine(url):
     return url.startswith(("http:", "https:", "ws:", "wss:")) and "//127.0.0.1" not in url and "//localhost" not in url
 
 
-@contextmanager
-def jupyterlab(folder, sources):
-    "JupyterLab on loopback with a token and settings of its own, in a new folder with one notebook of these cells. Gives the notebook's address."
-    folder.mkdir()
-    cells = [{"cell_type": "code", "id": f"cell-{k}", "metadata": {}, "source": source.strip(), "outputs": [], "execution_count": None}
-             for k, source in enumerate(sources)]
-    metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
-    (folder / "desk.ipynb").write_text(json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}))
+@pytest.fixture(scope="session")
+def lab_server(tmp_path_factory):
+    "One JupyterLab on loopback for the whole session, with a token and settings of its own: its folder, address and token."
+    folder, beside = tmp_path_factory.getbasetemp(), tmp_path_factory.mktemp("jupyter")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    token, beside = secrets.token_hex(16), folder.parent
+    token = secrets.token_hex(16)
     own = {f"JUPYTER{name}": str(beside / name.lower()) for name in (
         "_CONFIG_DIR", "_DATA_DIR", "_RUNTIME_DIR", "LAB_SETTINGS_DIR", "LAB_WORKSPACES_DIR")}
     path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH")]))
@@ -79,18 +75,49 @@ def jupyterlab(folder, sources):
              "--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={folder}"],
             env={**os.environ, **own, "IPYTHONDIR": str(beside / "ipython"), "PYTHONPATH": path}, cwd=folder, stdout=log, stderr=log,
             start_new_session=True)
+        address = f"http://127.0.0.1:{port}"
         try:
-            for _ in range(120):
+            for _ in range(240):
                 try:
-                    urllib.request.urlopen(f"http://127.0.0.1:{port}/api?token={token}", timeout=2)
+                    urllib.request.urlopen(f"{address}/api?token={token}", timeout=2)
                     break
                 except OSError:
                     assert server.poll() is None, (beside / "lab.log").read_text()
                     time.sleep(0.5)
-            yield f"http://127.0.0.1:{port}/lab/tree/desk.ipynb?token={token}"
+            yield folder, address, token
         finally:
             os.killpg(server.pid, signal.SIGTERM)  # the server and its kernels: a session of their own
             server.wait(20)
+
+
+def ask_server(lab_server, method, path):
+    "A request to the server; what it answers, as JSON."
+    _, address, token = lab_server
+    request = urllib.request.Request(f"{address}/api/{path}", method=method, headers={"Authorization": f"token {token}"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read() or "null")
+
+
+@pytest.fixture
+def jupyterlab(lab_server):
+    "A function of a new folder and sources of cells: makes a notebook there, and gives the context in which JupyterLab shows it at an address."
+    @contextmanager
+    def opened(folder, sources):
+        folder.mkdir()
+        cells = [{"cell_type": "code", "id": f"cell-{k}", "metadata": {}, "source": source.strip(), "outputs": [], "execution_count": None}
+                 for k, source in enumerate(sources)]
+        metadata = {"kernelspec": {"display_name": "python3", "language": "python", "name": "python3"}}
+        (folder / "desk.ipynb").write_text(json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}))
+        root, address, token = lab_server
+        name = (folder / "desk.ipynb").relative_to(root).as_posix()
+        try:
+            yield f"{address}/lab/workspaces/{secrets.token_hex(4)}/tree/{name}?token={token}"  # no tabs of tests before
+        finally:
+            for session in ask_server(lab_server, "GET", "sessions"):
+                if session["path"] == name:
+                    ask_server(lab_server, "DELETE", f"sessions/{session['id']}")
+
+    return opened
 
 
 def kernel_question(page):

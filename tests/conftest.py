@@ -1,5 +1,6 @@
 """What all tests share."""
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,3 +14,34 @@ pytest_plugins = ["browser"]
 def project():
     "The root of the project."
     return Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def leaves_the_process_as_it_was():
+    "Tests run in random order, so none may leave behind what another one would notice."
+    def state():
+        torch = sys.modules.get("torch")
+        numbers = (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()) if torch else None
+        own = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+        return {"__main__": sys.modules["__main__"], "current folder": os.getcwd(), "environment": own, "torch": numbers}
+
+    before = state()
+    yield
+    after = state()
+    before["torch"] = before["torch"] or after["torch"]
+    changed = [name for name in before if before[name] != after[name]]
+    assert not changed, f"left changed: {', '.join(changed)}"
+
+
+def pytest_collection_modifyitems(items):
+    "What asks for the browser is marked so."
+    for item in items:
+        if "chromium" in item.fixturenames:
+            item.add_marker("browser")
+
+
+def pytest_terminal_summary(terminalreporter):
+    "Write the ids of what failed into the file that STAL_NB_FAILED names, for `make test`."
+    if told := os.environ.get("STAL_NB_FAILED"):
+        reports = [r for kind in ("failed", "error") for r in terminalreporter.stats.get(kind, [])]
+        Path(told).write_text("".join(f"{name}\n" for name in dict.fromkeys(r.nodeid for r in reports)))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from browser import jupyterlab, open_notebook, run_cell
+from browser import open_notebook, run_cell
 from stal_nb.explore.annotation import STATIC, Annotator, superpixels
 from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.scenes import SceneDataset
@@ -633,7 +633,7 @@ print("facts", "written")
 
 
 @pytest.fixture
-def lab(tmp_path):
+def lab(tmp_path, jupyterlab):
     "JupyterLab with the annotator's cells: folder and address."
     with jupyterlab(tmp_path / "desk", CELLS) as address:
         yield tmp_path / "desk", address
@@ -752,6 +752,7 @@ def test_a_person_labels_in_jupyterlab_with_every_tool(lab_page):
     assert torch.equal(store.load(ids[0]), expected) and not page.problems
 
 
+@pytest.mark.alone
 def test_a_killed_kernel_takes_less_than_two_seconds_of_work_with_it(lab_page):
     desk, folder, _ = lab_page
     page, store = desk.page, LabelStore(folder / "labels", CITYSCAPES)

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load, save
-from torch import distributed, multiprocessing
+from torch import distributed
 
 from stal_nb.banks import ClassMemoryBank, ConfidenceBank, class_confidence, confidence_of_right, gather_entries
 from stal_nb.errors import ConfigError, DataError, LabelError
 from stal_nb.labels import IGNORE
+from together import spawn
 
 
 class Queues:
@@ -440,8 +441,9 @@ def one_of_two(rank, folder):
         distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_hold_the_bank_of_one_process_with_both_batches(tmp_path):
-    multiprocessing.spawn(one_of_two, (str(tmp_path),), nprocs=2)
+    spawn(one_of_two, str(tmp_path))
     assert all((tmp_path / f"done-{rank}").exists() for rank in range(2))
 
 

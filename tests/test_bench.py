@@ -44,6 +44,7 @@ def test_sorting_and_selecting_find_the_same_pixels():
         assert ohem_by_sorting(logits, labels, 0.5, kept).item() == pytest.approx(ohem_cross_entropy(logits, labels, 0.5, kept).item(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_medians_and_memory_are_measured():
     times = medians({"short": lambda: sum(range(100)), "long": lambda: sum(range(1_000_000))}, repeats=3, warm=1)
     assert 0 < times["short"] < times["long"]
@@ -55,6 +56,7 @@ def test_the_table_says_what_is_over_its_limit():
     assert "  ok" in lines and "  OVER" in lines and lines.count("OVER") == 1 and "second" in lines
 
 
+@pytest.mark.slow
 def test_an_unknown_benchmark_is_named():
     done = subprocess.run([sys.executable, "-m", "bench", "nothing"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "found nothing, expected some of" in done.stderr

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from browser import jupyterlab, open_notebook, run_cell
+from browser import open_notebook, run_cell
 from stal_nb.errors import AwaitingLabels, ConfigError, StalError, StoreError
 from stal_nb.explore import dashboard as d
 from stal_nb.explore.dashboard import (
@@ -474,7 +474,8 @@ def on_the_command_line(folder, *words, **options):
     return subprocess.Popen([sys.executable, "-m", "stal_nb", *words, "--no-bar"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
 
 
-def test_a_person_starts_pauses_and_resumes_in_jupyterlab(tmp_path, new_page):
+@pytest.mark.slow
+def test_a_person_starts_pauses_and_resumes_in_jupyterlab(tmp_path, new_page, jupyterlab):
     "A run of the notebook goes on in the shell, one of the shell in the notebook; the kernel is free meanwhile."
     tests = os.path.dirname(os.path.abspath(__file__))
     with jupyterlab(tmp_path / "desk", [source.format(tests=tests, longer=LONGER) for source in CELLS]) as address:

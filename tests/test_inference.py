@@ -12,6 +12,7 @@ from stal_nb.errors import ConfigError, DataError
 from stal_nb.labels import CITYSCAPES, IGNORE, Sample
 from stal_nb.models import DeepLabV3Plus, SegmentationOutput, predict_logits, predict_probs, window_starts
 from stal_nb.training import evaluate, same_size_batches
+from together import spawn
 
 
 class PixelNetwork(nn.Module):
@@ -263,9 +264,10 @@ def measuring_process(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_a_measurement_shared_by_two_processes_is_that_of_one(tmp_path):
     "Every image is counted once, for any number of them; both get the result; an error on one of them reaches both."
-    torch.multiprocessing.spawn(measuring_process, (str(tmp_path),), nprocs=2)
+    spawn(measuring_process, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     for name, (pictures, options) in CASES.items():
         expected = evaluate(PixelNetwork(), pictures, CITYSCAPES, bar=False, **options).confusion

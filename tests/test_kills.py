@@ -19,6 +19,9 @@ from tiny import TINY, tiny
 from stal_nb.errors import AwaitingLabels, StoreError
 from stal_nb.rounds import Run, main, status_line
 from stal_nb.training import Trainer
+from together import start
+
+pytestmark = pytest.mark.slow
 
 KILLS = 32
 
@@ -54,8 +57,7 @@ def processes():
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory, processes):
     run = Run.create(tiny(), tmp_path_factory.mktemp("runs") / "unbroken")
-    process = processes.Process(target=finish, args=(run.path,))
-    process.start()
+    process = start(processes, finish, run.path)
     process.join(300)
     assert process.exitcode == 0
     return Run.open(run.path)
@@ -69,8 +71,7 @@ def test_a_run_killed_at_random_instants_ends_as_one_that_never_was(unbroken, tm
         runs.append(run)
         stages, bought = [], set()
         while run.stage is not None:
-            process = processes.Process(target=finish, args=(run.path,))
-            process.start()
+            process = start(processes, finish, run.path)
             process.join(rng.uniform(0.3, 2.0) * (1 + len(stages) % 3))
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
@@ -114,8 +115,7 @@ def test_a_damaged_checkpoint_of_a_stage_is_said_and_its_stage_repeated(unbroken
 
 def test_a_run_has_one_worker_at_a_time(tmp_path, processes):
     run = Run.create(tiny(source_steps=400), tmp_path / "run")
-    process = processes.Process(target=finish, args=(run.path,))
-    process.start()
+    process = start(processes, finish, run.path)
     deadline = time.monotonic() + 120
     while not (run.status().get("step") or 0) and time.monotonic() < deadline:
         time.sleep(0.1)

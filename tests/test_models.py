@@ -15,6 +15,7 @@ from stal_nb.errors import ConfigError, WeightsError
 from stal_nb.models import (
     ARCHITECTURES, BACKBONES, DeepLabV2, DeepLabV3Plus, EMATeacher, Features, ParallelClassifiers, ResNetEncoder, SynchronisedBatchNorm2d, find_backbone,
     load_weights, named_tensors, read_weights, replace_stride_, synchronise_batchnorm)
+from together import spawn
 
 
 def tiny(backbone="mobilenet_v3_small", num_classes=5, weights=None, architecture="deeplabv3plus", **options):
@@ -144,6 +145,7 @@ def test_a_compiled_training_pass_has_the_same_gradients(monkeypatch, architectu
     assert [name.removeprefix("_orig_mod.") for name in compiled.state_dict()] == list(model.state_dict())
 
 
+@pytest.mark.slow
 def test_generated_code_gives_the_same_outputs(monkeypatch):
     "By torch's compiler where the machine has one for C++, else by its graph alone."
     monkeypatch.setitem(BACKBONES, "two", TwoConvolutions)
@@ -626,12 +628,13 @@ def batchnorm_process(rank, folder):
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_with_a_part_of_the_batch_each_are_one_with_all_of_it(tmp_path):
     "Outputs, running statistics and gradients, over two passes; shares of three images and one."
     torch.manual_seed(3)
     images = torch.rand(4, 3, 40, 48) + torch.linspace(0, 2, 4)[:, None, None, None]  # each process alone would see other statistics
     torch.save(images, tmp_path / "images.pt")
-    torch.multiprocessing.spawn(batchnorm_process, (str(tmp_path),), nprocs=2)
+    spawn(batchnorm_process, str(tmp_path))
     parts = [load_file(tmp_path / f"{rank}.safetensors") for rank in range(2)]
     for name, model in networks():
         dtype = next(model.parameters()).dtype

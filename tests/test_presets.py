@@ -16,6 +16,8 @@ from stal_nb.explore.rounds import headline, miou_figure
 from stal_nb.rounds import PAPER, PAPER_BUDGETS, PRESETS, SETTINGS, Config, Run, RunData, check_data, configured, main, parser, predict_folder
 from stal_nb.scenes import SceneDataset
 
+pytestmark = pytest.mark.slow
+
 REDUCED = dict(  # sizes and lengths alone: every other number is the preset's
     backbone="resnet18", multi_grid=(2, 4), weights=None, source_images=4, source_size=(64, 128), crop_size=(65, 65), source_batch=1,
     target_batch=1, unlabelled_batch=2, round_steps=(2, 2, 2), round_epochs=(), budgets=(1, 2, 3),

@@ -24,6 +24,9 @@ from stal_nb.mixing import CutMixTable, class_boxes, draw_weighted
 from stal_nb.scenes import SceneDataset
 from stal_nb.training import (
     JointDropout, PlanState, StepLoader, Trainer, TrainingConfig, TrainingState, WithoutLabels, plan_step, share_buffers, share_dropout, training_step)
+from together import spawn
+
+pytestmark = pytest.mark.slow
 
 SIZE = (32, 64)
 CONFIG = TrainingConfig(
@@ -57,7 +60,7 @@ def together(tmp_path_factory):
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     try:
-        multiprocessing.spawn(in_process, (str(folder), port), nprocs=2)
+        spawn(in_process, str(folder), port)
     except multiprocessing.ProcessRaisedException as error:
         why = str(error)
     return folder, why

@@ -79,6 +79,7 @@ def test_gta5_labels_on_disk_are_palette_pngs_of_label_ids(tmp_path):
     assert ids.tolist() == [[by_hand[c] for c in row] for row in scene.labels.tolist()]
 
 
+@pytest.mark.slow
 def test_a_gta5_label_of_another_size_is_resized_without_inventing_a_class(tmp_path):
     scenes = gta5_tree(tmp_path, 3, size=(48, 80), odd=1)
     data, stored = GTA5(tmp_path), read_labels(tmp_path / "labels/00001.png", CITYSCAPES, label_id_table())

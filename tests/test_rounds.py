@@ -242,6 +242,7 @@ def stal(*arguments, **options):
     return subprocess.run([sys.executable, "-m", "stal_nb", *map(str, arguments)], capture_output=True, text=True, timeout=300, **options)
 
 
+@pytest.mark.slow
 def test_command_line_runs_reports_and_repeats(tmp_path):
     done = stal("run", "--preset", "demo", "--out", tmp_path / "run", "--no-bar", *SETTINGS)
     assert done.returncode == 0, done.stderr
@@ -252,6 +253,7 @@ def test_command_line_runs_reports_and_repeats(tmp_path):
     assert again == 0 and (tmp_path / "run" / "summary.json").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_command_line_stopped_by_ctrl_c_says_how_to_continue(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-m", "stal_nb", "run", "--out", str(tmp_path / "run"), "--no-bar", *SETTINGS, "--set=round_steps=[400,3]"],
@@ -455,6 +457,7 @@ def test_a_process_that_looks_late_leaves_no_batch_undone(network, tmp_path):
     assert [len(part.rows) for part in parts] == [5, 5] and {*parts[0].rows, *parts[1].rows} == set(pictures.ids)
 
 
+@pytest.mark.slow
 def test_tables_are_put_together_without_holding_the_rows(tmp_path):
     "Rows of 400 numbers for 1,500 images: as Python objects some 20 MB, as text 12 MB."
     pictures, scoring = Pictures(1), Scoring(frozenset({"features"}))
@@ -591,6 +594,7 @@ pathlib.Path({told!r}, os.environ["RANK"]).write_text(f"read {{len(pictures.read
 """
 
 
+@pytest.mark.slow
 def test_two_processes_of_accelerate_score_one_pool(tmp_path):
     script = tmp_path / "two.py"
     told = tmp_path / "told"  # a file for each process: what two print at one moment may be interleaved

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from browser import jupyterlab, open_notebook, run_cell
+from browser import open_notebook, run_cell
 from stal_nb.errors import ConfigError
 from stal_nb.explore.selection import (
     STRATEGIES,
@@ -78,6 +78,7 @@ def heard(widget):
 # -- Python ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_is_framed_is_what_the_strategy_asks_for(pool, explorer):
     for name in explorer.queries:
         for k in (0, 1, 7, explorer.most):
@@ -308,13 +309,14 @@ print("facts", "written")
 
 
 @pytest.fixture
-def lab(tmp_path):
+def lab(tmp_path, jupyterlab):
     "JupyterLab with the explorer's cells: folder and address."
     tests = os.path.dirname(os.path.abspath(__file__))
     with jupyterlab(tmp_path / "desk", [source.format(tests=tests) for source in CELLS]) as address:
         yield tmp_path / "desk", address
 
 
+@pytest.mark.slow
 def test_a_person_explores_in_jupyterlab(chromium, lab, pool, explorer):
     folder, address = lab
     page = chromium.new_page(viewport={"width": 1300, "height": 1500})

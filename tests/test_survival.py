@@ -26,6 +26,7 @@ from stal_nb.labels import CITYSCAPES, Sample
 from stal_nb.scenes import SceneDataset
 from stal_nb.training import (
     MAX_SKIPS, GracefulStop, StepUndo, StopRequested, Trainer, TrainingConfig, TrainingState, build_model, check_checkpoint, load_checkpoint, save_checkpoint)
+from together import spawn
 
 SIZE = (32, 64)
 SMALL = TrainingConfig(
@@ -192,6 +193,7 @@ def test_a_crash_between_two_checkpoints_changes_nothing_in_the_end(crashed, unb
     assert seconds == sorted(seconds) and seconds[0] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [dict(accumulate=2), dict(accumulate=2, bad_loss="skip", workers=1, checkpoint_every=3)])
 def test_that_holds_for_micro_batches_too(tmp_path, changes):
     whole = new_trainer(num_steps=5, **changes)
@@ -313,6 +315,7 @@ print(*steps)
 """
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_saving_every_file_is_whole_and_the_next_process_goes_on(tmp_path, project):
     done = subprocess.run([sys.executable, "-c", KILLED, str(project), str(tmp_path)], capture_output=True, text=True, cwd=project, timeout=300,
                           env={**os.environ, "PYTHONPATH": str(project)})
@@ -440,6 +443,7 @@ def test_skipped_steps_are_counted_in_the_log_and_training_goes_on(tmp_path, mon
     assert again.resume() and again.skipped == 3
 
 
+@pytest.mark.slow
 def test_too_many_skips_in_a_row_are_an_error(monkeypatch):
     trainer = new_trainer(bad_loss="skip", num_steps=100, log_every=50, plan_every=50)
     broken_at(monkeypatch, {0, 1, *range(5, 100)}, trainer)
@@ -813,14 +817,14 @@ def one_of_two(rank, folder, port):
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_save_once_stop_together_and_resume_from_the_same_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None, raising=False)  # a shell that another test ran may have taken the place of __main__
+@pytest.mark.slow
+def test_two_processes_save_once_stop_together_and_resume_from_the_same_file(tmp_path):
     import socket
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(one_of_two, (str(tmp_path), port), nprocs=2)
+    spawn(one_of_two, str(tmp_path), port)
     assert (tmp_path / "done-0").exists() and (tmp_path / "done-1").exists()
     rows = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [2, 4], "one log"
@@ -840,6 +844,7 @@ def test_several_processes_get_synchronised_batchnorm(monkeypatch):
     assert len(changed) == 1
 
 
+@pytest.mark.slow
 def test_an_error_with_loading_processes_ends_the_program(tmp_path):
     "An error that nobody catches keeps its frames; the loading processes ignore signals, and must have been let go before Python waits for them."
     script = tmp_path / "fails.py"

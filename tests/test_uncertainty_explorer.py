@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from browser import jupyterlab, open_notebook, press_run
+from browser import open_notebook, press_run
 from stal_nb.errors import ConfigError
 from stal_nb.explore.uncertainty import EXPLORED, UncertaintyExplorer, likeliest, shade_scale
 from stal_nb.labels import CITYSCAPES, IGNORE, Sample
@@ -241,7 +241,7 @@ explorer
 
 
 @pytest.fixture
-def lab(tmp_path, project):
+def lab(tmp_path, project, jupyterlab):
     "JupyterLab with the explorer's cell: its address."
     with jupyterlab(tmp_path / "desk", [CELL.format(tests=str(project / "tests"))]) as address:
         yield address
@@ -271,6 +271,8 @@ def open_explorer(page, address):
     raise AssertionError("the explorer did not open")
 
 
+@pytest.mark.alone
+@pytest.mark.slow
 def test_in_jupyterlab_every_control_changes_the_picture_at_once(chromium, lab, tmp_path):
     page, problems = chromium.new_page(viewport={"width": 1300, "height": 1000}), []
     page.on("pageerror", lambda error: problems.append(str(error)))
