@@ -2,8 +2,10 @@
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -352,7 +354,8 @@ def test_each_requirement_is_imported_by_something():
     assert not {w for w in wanted if w not in used and w not in loaded}, "asked for, imported by nothing"
     ours = {"stal_nb", "tests", "bench", "tools", *(f.stem for f in files)}
     brought = {"packaging", "yaml", "pygments", "IPython", "traitlets", "nbformat", "nbclient", "jupyter_client"}  # by what is asked for
-    assert not used - wanted - ours - brought - set(sys.stdlib_module_names) - {"", "nothing_of_this_name"}, "imported, asked for by nothing"
+    unknown = used - wanted - ours - brought - set(sys.stdlib_module_names) - {"", "nothing_of_this_name"}
+    assert not unknown, "imported, asked for by nothing"
 
 
 # -- generated files -----------------------------------------------------------------------------------------------------------------
@@ -371,3 +374,79 @@ def test_clean_removes_what_was_generated_and_nothing_else(tmp_path, monkeypatch
     docs.clean(tmp_path)
     assert not any((tmp_path / name).exists() for name in made) and all((tmp_path / name).exists() for name in kept)
     assert cleaned == [1]
+
+
+# -- one click elsewhere --------------------------------------------------------------------------------------------------------------
+
+
+def first_code(file):
+    return next("".join(c["source"]) for c in json.loads(file.read_text())["cells"] if c["cell_type"] == "code")
+
+
+COURSE = sorted(f for f in (ROOT / "nbs").glob("*.ipynb") if f.stem != "00_errors")
+
+
+def test_on_colab_each_notebook_fetches_the_project_in_its_first_cell(monkeypatch):
+    "Run with recorders in place of git, pip and Colab: what it starts, where it goes; and nothing at all elsewhere or a second time."
+    cells = {first_code(f) for f in COURSE}
+    assert len(cells) == 1
+    program, calls, here = compile(cells.pop(), "cell", "exec"), [], os.getcwd()
+    monkeypatch.delenv("COLAB_RELEASE_TAG", raising=False)
+    monkeypatch.setattr(subprocess, "run", lambda command, check: calls.append(command))
+    monkeypatch.setattr(os, "chdir", lambda folder: calls.append(folder))
+    colab = types.ModuleType("google.colab")
+    colab.output = types.ModuleType("google.colab.output")
+    colab.output.enable_custom_widget_manager = lambda: calls.append("widgets")
+    google = types.ModuleType("google")
+    google.colab = colab
+    for module in (google, colab, colab.output):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    exec(program, {})
+    assert calls == []
+    monkeypatch.setenv("COLAB_RELEASE_TAG", "1")
+    exec(program, {})
+    clone, install, folder, widgets = calls
+    settings = dict(line.split(" = ", 1) for line in (ROOT / "settings.ini").read_text().splitlines() if " = " in line)
+    assert clone[:2] == ["git", "clone"] and clone[-2:] == [settings["git_url"], "/content/stal_nb"] and widgets == "widgets"
+    assert install[1:4] == ["-m", "pip", "install"] and "/content/stal_nb" in install and folder == "/content/stal_nb/nbs" and os.getcwd() == here
+    asked = {lock.Requirement(r).name for r in install if "/" not in r and r[0].isalpha() and r not in ("pip", "install")}
+    assert asked <= {lock.Requirement(r).name for r in lock.requirements()}
+    monkeypatch.setattr(os.path, "exists", lambda path: True)
+    exec(program, {})
+    assert len(calls) == 4, "once"
+
+
+def test_badges_lead_to_files_of_this_project():
+    text = (ROOT / "README.md").read_text()
+    settings = dict(line.split(" = ", 1) for line in (ROOT / "settings.ini").read_text().splitlines() if " = " in line)
+    home = settings["git_url"].removeprefix("https://github.com/")
+    badges = dict(re.findall(r"\]\((nbs/images/badge-\w+\.svg)\)\]\((\S+)\)", text))
+    assert len(badges) == 3 and all((ROOT / picture).exists() and home in address for picture, address in badges.items())
+    for address in badges.values():
+        for path in re.findall(r"nbs/[\w./]+\.ipynb", address):
+            assert (ROOT / path).exists()
+
+
+def test_binder_builds_what_settings_ask_for():
+    import yaml
+
+    environment = yaml.safe_load((ROOT / ".binder" / "environment.yml").read_text())
+    wanted = {lock.Requirement(r).name: lock.Requirement(r).specifier for r in lock.requirements()}
+    found = dict(re.fullmatch(r"([\w-]+)(.*)", d).groups() for d in environment["dependencies"])
+    assert found["pytorch-cpu"] == str(wanted["torch"]) and found["torchvision"] == str(wanted["torchvision"])
+    assert bootstrap.OLDEST <= tuple(map(int, found["python"].lstrip("=").split("."))) <= bootstrap.NEWEST
+    script = ROOT / ".binder" / "postBuild"
+    assert os.access(script, os.X_OK) and subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    assert "-c constraints.txt" in script.read_text() and '-e ".[notebooks]"' in script.read_text()
+
+
+def test_the_container_of_codespaces_sets_the_project_up():
+    folder = ROOT / ".devcontainer"
+    content = json.loads((folder / "devcontainer.json").read_text())
+    assert (folder / content["build"]["dockerfile"]).exists()
+    module, command = re.fullmatch(r"python3 -m ([\w.]+) (\w+)", content["postCreateCommand"]).groups()
+    assert (ROOT / (module.replace(".", "/") + ".py")).exists() and command in bootstrap.COMMANDS
+    version = re.search(r"^FROM python:(\d+)\.(\d+)", (folder / "Dockerfile").read_text(), flags=re.M).groups()
+    assert bootstrap.OLDEST <= tuple(map(int, version)) <= bootstrap.NEWEST
+    assert content["customizations"]["vscode"]["settings"]["python.defaultInterpreterPath"].endswith(f"/.venv/{bootstrap.INSIDE}")
