@@ -24,7 +24,7 @@ from tools.browser import NoBrowser, get_browser
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 900  # seconds for one notebook
-FIRST = ("20_full_rounds", "11_annotation", "13_rounds", "04_models")  # the long ones, so that no core waits for them in the end
+FIRST = ("04_models", "20_full_rounds", "13_rounds", "12_training", "09_uncertainty", "08_mixing")  # long ones; the first trains what others wait for
 
 
 def workers() -> int:
