@@ -17,7 +17,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from .errors import ConfigError
-from .training import TrainingConfig, TrainingState, build_model, training_step
+from .training import TrainingConfig, TrainingState, build_model, flush_denormals, training_step
 
 # %% ../nbs/13_planning.ipynb #1fdc4ff9
 @lru_cache(maxsize=16)  # a plan asks three times
@@ -100,6 +100,7 @@ def try_step(
     return Trial(seconds, saved, round(constant(saved, less)), constant(seconds, first), size, labelled + unlabelled)
 
 
+@flush_denormals()
 def _one_trial(config: TrainingConfig, num_classes: int, device: torch.device, size: tuple[int, int], labelled: int, unlabelled: int,
                tries: int) -> tuple[float, int]:
     "Seconds of the fastest step, and bytes kept for its backward pass."

@@ -52,7 +52,7 @@ from .scenes import SceneDataset
 from .selection import CHEAP, COLUMNS, STRATEGIES, UNITS, PixelMap, Region, StrategyInput, needs_of, region_mask, select, select_regions, unit_of
 from .store import LabelStore, atomic_write_bytes, atomic_write_json, is_running, remove_leftovers
 from .training import (
-    StepLoader, StepPlan, Trainer, TrainingConfig, TrainingState, WithoutLabels, check_checkpoint, evaluate, is_out_of_memory, load_checkpoint, memory_words, predict_logits,
+    StepLoader, StepPlan, Trainer, TrainingConfig, TrainingState, WithoutLabels, check_checkpoint, evaluate, flush_denormals, is_out_of_memory, load_checkpoint, memory_words, predict_logits,
     resolve_device, same_size_batches, save_checkpoint)
 from .uncertainty import bald, box_sum, dropout_passes, ensemble_passes
 
@@ -654,6 +654,7 @@ def _processes(device: torch.device) -> Any:
 
 
 @torch.inference_mode()
+@flush_denormals()
 def score_into(
     stem: Path,  # part files are called `<stem>.part-<process>.csv`
     model: torch.nn.Module,  # in evaluation mode

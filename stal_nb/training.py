@@ -7,10 +7,10 @@ __all__ = ['DEPARTURES', 'MAX_SKIPS', 'TrainingConfig', 'StepPlan', 'PlanState',
            'WithoutLabels', 'TrainingState', 'build_model', 'training_step', 'TeacherView', 'teacher_view',
            'contrast_step', 'joint_terms', 'without_effect', 'JointDropout', 'share_dropout', 'poly_lr',
            'resolve_device', 'StopRequested', 'GracefulStop', 'checkpoint_tensors', 'checkpoint_bytes',
-           'save_checkpoint', 'check_checkpoint', 'load_checkpoint', 'Probe', 'in_background', 'fill_from',
-           'share_buffers', 'undisturbed', 'make_accelerator', 'zero_momentum', 'StepUndo', 'memory_of', 'memory_words',
-           'is_out_of_memory', 'memory_advice', 'as_line', 'as_row', 'board_opener', 'Trainer', 'same_size_batches',
-           'centre_crop', 'add_up_over_processes', 'evaluate']
+           'save_checkpoint', 'check_checkpoint', 'load_checkpoint', 'Probe', 'flush_denormals', 'in_background',
+           'fill_from', 'share_buffers', 'undisturbed', 'make_accelerator', 'zero_momentum', 'StepUndo', 'memory_of',
+           'memory_words', 'is_out_of_memory', 'memory_advice', 'as_line', 'as_row', 'board_opener', 'Trainer',
+           'same_size_batches', 'centre_crop', 'add_up_over_processes', 'evaluate']
 
 # %% ../nbs/12_training.ipynb #9e5792a0
 from collections import defaultdict
@@ -799,6 +799,19 @@ class Probe:
                 "gap": (teacher.softmax(1) - student.softmax(1)).abs().sum(1).mean() / 2}  # total variation: 0 = the same, 1 = nothing in common
 
 # %% ../nbs/12_training.ipynb #bd95399d
+@contextmanager
+def flush_denormals() -> Iterator[None]:
+    """On a CPU, float32 numbers nearer to 0 than 1.2e-38 (denormals) count as 0 while the block runs; GPUs do so anyway.
+
+    Gradients of pixels that are all but certain are such numbers, and arithmetic with them takes up to a hundred times as long."""
+    was_on = float(torch.tensor(1e-39) * torch.tensor(1.0)) == 0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(was_on)
+
+
 def in_background(work: Callable[[], Any]) -> Future:  # its result, or its error, once it is done
     "Do some work in a thread made for it. (A pool of threads would be missing in a process that is forked later, as notebooks fork them.)"
     done: Future = Future()
@@ -1083,6 +1096,7 @@ class Trainer:
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 
+    @flush_denormals()
     def fit(self, bar: bool = True, on_log: Callable[[dict], None] | None = None) -> list[dict]:
         """Train to the end of the stage. Ctrl-C, SIGTERM or `request_stop` finish the step, save, and raise `StopRequested`.
 
@@ -1522,6 +1536,7 @@ def add_up_over_processes(
 
 
 @torch.inference_mode()
+@flush_denormals()
 def evaluate(
     model: nn.Module,  # the network itself, not its wrapper for several devices
     dataset: Dataset,  # with labels

@@ -225,3 +225,36 @@ def test_validation_on_a_centre_crop_sees_the_centre_alone(pools):
     state = new_state()
     cropped = evaluate(state.teacher, pools[1], CITYSCAPES, bar=False, crop=(16, 16))
     assert cropped.confusion.sum() <= 6 * 16 * 16 < evaluate(state.teacher, pools[1], CITYSCAPES, bar=False).confusion.sum()
+
+
+def denormals_count():
+    return float(torch.tensor(1e-39) * torch.tensor(1.0)) != 0
+
+
+def test_denormals_are_flushed_inside_and_as_before_after_it():
+    "Arithmetic with them made CPU trainings three times as long. Nested blocks, errors and a caller who flushes anyway."
+    assert denormals_count()
+    with pytest.raises(KeyError), training.flush_denormals():
+        with training.flush_denormals():
+            assert not denormals_count()
+        assert not denormals_count(), "the inner block leaves the outer one alone"
+        raise KeyError
+    assert denormals_count()
+    torch.set_flush_denormal(True)
+    try:
+        with training.flush_denormals():
+            pass
+        assert not denormals_count()
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def test_training_and_measuring_flush_denormals(pools, monkeypatch):
+    "The student's passes of a fit, and the passes of an evaluation."
+    source, target = pools
+    state, seen = new_state(), []
+    state.student.register_forward_hook(lambda *_: seen.append(denormals_count()))
+    Trainer(SMALL, CITYSCAPES, state, source, target, labelled=range(2), unlabelled=range(2, 6), num_steps=2).fit(bar=False)
+    steps = len(seen)
+    evaluate(state.student, target, CITYSCAPES, bar=False)
+    assert steps >= 2 and len(seen) > steps and not any(seen) and denormals_count()

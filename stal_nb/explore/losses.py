@@ -33,6 +33,7 @@ from ..losses import (
     anchor_mask, class_prototypes, contrastive_loss, hard_pixels, negative_mask, normalised_entropy, ohem_cross_entropy,
     pseudo_label_weights, pseudo_labels, sample_pixels)
 from ..scenes import SceneDataset
+from ..training import flush_denormals
 
 # %% ../../nbs/explore/06_losses.ipynb #0fa71552
 class View(NamedTuple):
@@ -539,6 +540,7 @@ def temperatures_figure(ws: Sequence[float] = (0.07, 0.2, 0.5, 2.0), angle: floa
     return figure
 
 # %% ../../nbs/explore/06_losses.ipynb #4ed18db6
+@flush_denormals()
 def learn_circle(
     roles: Roles,
     steps: int = 400,

@@ -32,6 +32,7 @@ from ..losses import supervised_loss
 from ..models import DeepLabV3Plus
 from ..scenes import SceneDataset
 from ..store import atomic_write_bytes
+from ..training import flush_denormals
 
 # %% ../../nbs/explore/04_models.ipynb #d615e605
 DEMO_RECIPE = dict(backbone="tf_efficientnet_lite0", embedding_dim=64, aspp_channels=64,
@@ -81,6 +82,7 @@ def build_demo_model(recipe: dict, weights: str | None) -> DeepLabV3Plus:
                          aspp_channels=recipe["aspp_channels"], weights=weights)
 
 
+@flush_denormals()
 def train_demo_model(model: DeepLabV3Plus, recipe: dict) -> None:
     "Plain supervised training: what `Trainer` does, without any term of the method."
     scenes = SceneDataset(recipe["domain"], recipe["steps"] * recipe["batch"], size=recipe["size"], seed=recipe["seed"])
@@ -538,6 +540,7 @@ def embeddings_figure(
     return figure
 
 # %% ../../nbs/explore/04_models.ipynb #53fedde5
+@flush_denormals()
 def demo_v2(
     model: DeepLabV3Plus,  # the demo model, whose backbone is taken as it is
     dilations: Sequence[int] = (1, 3, 5, 7),  # of the classifiers, on a map of stride 8
@@ -847,6 +850,7 @@ class Walk(NamedTuple):
     labels: Tensor  # (N,1,1)
 
 
+@flush_denormals()
 def noisy_walk(model: DeepLabV3Plus, samples: Sequence[Sample], steps: int = 300, batch: int = 32, lr: float = 4.0, seed: int = 0) -> Walk:
     "Train a linear classifier on the decoder's features with small batches and large steps, and note where its weights have been."
     inside = look_inside(model, torch.stack([s.image for s in samples]))["decoder"]

@@ -45,7 +45,7 @@ from ..scenes import SceneDataset
 from ..selection import (
     STRATEGIES, Region, StrategyInput, group_quotas, k_center, region_mask, ripu_map, select, select_regions, top_k, unit_of)
 from ..store import atomic_write_bytes
-from ..training import predict_logits
+from ..training import flush_denormals, predict_logits
 from ..uncertainty import MEASURES, bald, dropout_passes, entropy, image_score
 
 CHOSEN = (214, 39, 40)  # frame of what is asked for
@@ -599,6 +599,7 @@ def pixels_of(domain: str, length: int, seed: int) -> Pixels:
     return Pixels(x, labels, logits.argmax(-1), entropy(logits.softmax(-1).movedim(-1, 1)))
 
 
+@flush_denormals()
 def fit_head(parts: Sequence[tuple[Tensor, Tensor]], l2: float = 1e-3) -> tuple[Tensor, Tensor]:
     "Weights (19, 64) and bias (19,) that minimise the sum of the parts' mean cross entropies, starting from and staying near the demo model's."
     layer = demo_model().classifier
