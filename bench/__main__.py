@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from stal_nb.store import atomic_write_json
+from stal_nb.runtime.files import atomic_write_json
 
 HERE = Path(__file__).parent
 

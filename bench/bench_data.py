@@ -14,12 +14,15 @@ import torch
 from PIL import Image
 
 from bench.timing import entry
-from stal_nb.data import (
-    GTA5, Cityscapes, Resized, check_dataset, read_image, read_labels, synthia_id_table, write_cityscapes, write_gta5, write_sample, write_synthia)
+from stal_nb.data import Resized, read_labels, write_sample
+from stal_nb.inspection import check_dataset
+from stal_nb.readers import GTA5, Cityscapes, synthia_id_table, write_cityscapes, write_gta5, write_synthia
+from stal_nb.runtime.images import read_image
 from stal_nb.labels import CITYSCAPES, SYNTHIA
-from stal_nb.rounds import Config
+from stal_nb.config import Config
 from stal_nb.scenes import SceneDataset
-from stal_nb.training import Trainer, TrainingState
+from stal_nb.step import TrainingState
+from stal_nb.trainer import Trainer
 
 FRAME, CROP = (1024, 2048), (128, 256)  # (height, width) of a frame of Cityscapes, and of the demo's views
 
@@ -47,7 +50,7 @@ def processor_ms(functions: dict[str, Callable[[], object]], repeats: int = 9) -
 def decoder_entries(folder: Path) -> list[dict]:
     from torchvision.io import ImageReadMode, decode_image
 
-    from stal_nb.data import _chunks, _is_whole
+    from stal_nb.runtime.images import _chunks, _is_whole
 
     frame = grainy("real", 1, FRAME)[0]._replace(id="frame")
     write_sample(frame, folder, folder / "labels")

@@ -14,9 +14,11 @@ from bench.timing import entry, medians, peak_extra
 from stal_nb.banks import ClassMemoryBank
 from stal_nb.labels import CITYSCAPES
 from stal_nb.losses import contrastive_loss, memory_contrastive_loss, ohem_cross_entropy
-from stal_nb.rounds import Config
+from stal_nb.config import Config
 from stal_nb.scenes import SceneDataset
-from stal_nb.training import TeacherView, Trainer, TrainingConfig, TrainingState, contrast_step
+from stal_nb.config import TrainingConfig
+from stal_nb.step import TeacherView, TrainingState, contrast_step
+from stal_nb.trainer import Trainer
 
 C, D, CAPACITY, ANCHORS, NEGATIVES = 19, 256, 30_000, 256, 50
 

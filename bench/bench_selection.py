@@ -14,7 +14,7 @@ import torch
 from bench.timing import peak_held
 from stal_nb.explore.models import demo_model
 from stal_nb.labels import Sample
-from stal_nb.rounds import Scoring, score_pool
+from stal_nb.scoring import Scoring, score_pool
 from stal_nb.selection import k_center, select_regions
 
 

@@ -10,10 +10,12 @@ import torch
 
 from bench.timing import entry, medians, peak_extra
 from stal_nb.labels import CITYSCAPES
-from stal_nb.rounds import Config
+from stal_nb.config import Config
 from stal_nb.scenes import SceneDataset
-from stal_nb.training import (
-    Trainer, TrainingConfig, TrainingState, check_checkpoint, checkpoint_tensors, load_checkpoint, poly_lr, save_checkpoint, training_step)
+from stal_nb.config import TrainingConfig
+from stal_nb.runtime.checkpoints import check_checkpoint, checkpoint_tensors, load_checkpoint, save_checkpoint
+from stal_nb.step import TrainingState, training_step
+from stal_nb.trainer import Trainer, poly_lr
 
 C = CITYSCAPES.num_classes
 

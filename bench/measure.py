@@ -15,8 +15,10 @@ from pathlib import Path
 
 import torch
 
-from stal_nb.rounds import Config, Run, parse_setting
-from stal_nb.store import atomic_write_json
+from stal_nb.cli import parse_setting
+from stal_nb.config import Config
+from stal_nb.run import Run
+from stal_nb.runtime.files import atomic_write_json
 
 FORKS = {"random": "random", "quota": "entropy_group_quota"}  # kinds of run that take the warm-up of the entropy run over
 KINDS = ["entropy", *FORKS, "oracle", "source"]

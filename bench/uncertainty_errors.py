@@ -16,9 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from stal_nb.explore.uncertainty import judge_measures
-from stal_nb.rounds import Config, Run
-from stal_nb.store import atomic_write_json
-from stal_nb.training import predict_logits
+from stal_nb.config import Config
+from stal_nb.run import Run
+from stal_nb.runtime.files import atomic_write_json
+from stal_nb.models import predict_logits
 
 STAGES = {"before": "source", "after": "round 0"}
 TITLES = {"demo": "embedded scenes", "camvid": "CamVid"}

@@ -6,7 +6,7 @@
 __all__ = ['AnnotatorProtocol', 'boundary_map', 'boundary_length', 'count_pieces', 'annotation_seconds', 'Cost', 'CostModel',
            'ids_of', 'OracleAnnotator', 'jitter_boundaries', 'confuse_pieces', 'NoisyAnnotator']
 
-# %% ../nbs/11_annotation.ipynb #64a244e5
+# %% ../nbs/11_annotation.ipynb #2588520b
 import zlib
 from dataclasses import dataclass
 from typing import Callable, NamedTuple, Protocol, Sequence, runtime_checkable
@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from .errors import ConfigError, DataError
 from .labels import IGNORE, Sample
+from .runtime.errors import ConfigError, DataError
 
 # %% ../nbs/11_annotation.ipynb #f6cf3bcc
 @runtime_checkable
@@ -73,7 +73,7 @@ def count_pieces(
     sizes = np.bincount(connected_pieces(ids, background=-1, connectivity=1).ravel())[1:]
     return int(np.count_nonzero(sizes >= least * ids.size))
 
-
+# %% ../nbs/11_annotation.ipynb #5593d83b
 def annotation_seconds(
     labels: Tensor | np.ndarray,  # (H, W) ids; 255 counts as a label of its own
     point_seconds: float = 2.0,  # for each polygon point
@@ -97,7 +97,7 @@ class Cost(NamedTuple):
     clicks: float  # of the mouse: the points, and for each piece one for its class and one to place it
     seconds: float  # of a person
 
-
+# %% ../nbs/11_annotation.ipynb #321ce545
 @dataclass(frozen=True)
 class CostModel:
     "Time of a person, for whole images and regions, from nothing or from a prediction: a model with stated constants, not a measurement."
@@ -152,7 +152,7 @@ class CostModel:
         seconds = self.point_seconds * points + self.piece_seconds * drawn + self.name_seconds * named + self.look_seconds * looked
         return Cost(points, drawn + named, points + 2 * (drawn + named), seconds)
 
-
+# %% ../nbs/11_annotation.ipynb #b17af58d
 def _like(array: Tensor | np.ndarray, ids: np.ndarray, name: str, kinds: str) -> np.ndarray:
     "An argument as an array of the labels' shape."
     found = array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
@@ -168,7 +168,7 @@ def ids_of(
     "The ids of a data set or of a list of samples, in their order."
     return list(dataset.ids) if hasattr(dataset, "ids") else [sample.id for sample in dataset]
 
-
+# %% ../nbs/11_annotation.ipynb #e8ae5ed5
 class OracleAnnotator:
     "Reads the answers from the data set's own labels."
 
@@ -253,7 +253,7 @@ def confuse_pieces(
         own = torch.where(chosen, other, own)
     return own[torch.from_numpy(pieces)].reshape(labels.shape).to(labels.device)
 
-
+# %% ../nbs/11_annotation.ipynb #9978b0d4
 class NoisyAnnotator:
     "An oracle with a person's faults: outlines beside the boundary, and small things with the wrong name."
 

@@ -6,7 +6,7 @@
 __all__ = ['IGNORE', 'CITYSCAPES', 'SYNTHIA', 'CAMVID', 'LABEL_SPACES', 'MERGES', 'CITYSCAPES_TRAIN_ID_OF_LABEL_ID', 'Sample',
            'LabelSpace', 'remap', 'check_labels']
 
-# %% ../nbs/00_labels.ipynb #1c02117a
+# %% ../nbs/00_labels.ipynb #c8961290
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import ConfigError, LabelError
+from .runtime.errors import ConfigError, LabelError
 
+# %% ../nbs/00_labels.ipynb #1c02117a
 IGNORE = 255  # label of pixels that take no part in losses and scores
 
 # %% ../nbs/00_labels.ipynb #e7d802e4
@@ -28,7 +29,7 @@ class Sample(NamedTuple):
     id: str  # unique in its data set
     group: str  # city or sequence; "" if there is none
 
-
+# %% ../nbs/00_labels.ipynb #46a7ca8a
 @dataclass(frozen=True)
 class LabelSpace:
     "An ordered list of classes with their colours."
@@ -86,18 +87,14 @@ CITYSCAPES = LabelSpace(
     ((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30), (220, 220, 0),
      (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100),
      (0, 0, 230), (119, 11, 32)))
-
 _shared = [k for k, name in enumerate(CITYSCAPES.classes) if name not in ("terrain", "truck", "train")]
 SYNTHIA = LabelSpace("synthia", tuple(CITYSCAPES.classes[k] for k in _shared), tuple(CITYSCAPES.palette[k] for k in _shared))
-
 CAMVID = LabelSpace(
     "camvid",
     ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"),
     ((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0), (192, 128, 128), (64, 64, 128),
      (64, 0, 128), (64, 64, 0), (0, 128, 192)))
-
 LABEL_SPACES = {space.name: space for space in (CITYSCAPES, SYNTHIA, CAMVID)}
-
 MERGES = {  # (from, to) -> {class: its name in `to`}, where the names differ
     ("cityscapes", "camvid"): {
         "sidewalk": "pavement", "wall": "building", "traffic light": "sign", "traffic sign": "sign", "vegetation": "tree",

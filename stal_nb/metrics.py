@@ -6,7 +6,7 @@
 __all__ = ['SYNTHIA_13', 'confusion_counts', 'iou_per_class', 'recall_per_class', 'pixel_accuracy', 'Metrics', 'predicted_ids',
            'SegmentationMetrics', 'boundary_band', 'benchmark_miou']
 
-# %% ../nbs/05_metrics.ipynb #1b5a139e
+# %% ../nbs/05_metrics.ipynb #e369b7f6
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .errors import ConfigError, DataError, LabelError
 from .labels import IGNORE, SYNTHIA, LabelSpace
+from .runtime.errors import ConfigError, DataError, LabelError
 
 # %% ../nbs/05_metrics.ipynb #7012cca2
 def confusion_counts(

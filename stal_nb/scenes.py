@@ -9,7 +9,7 @@ __all__ = ['ROAD', 'SIDEWALK', 'BUILDING', 'WALL', 'FENCE', 'POLE', 'LIGHT', 'SI
            'draw_wall', 'draw_fence', 'draw_pole', 'draw_person', 'draw_two_wheeler', 'draw_vehicle', 'compose',
            'draw_clutter', 'texture', 'light', 'weather', 'develop', 'sensor_tile', 'SceneDataset']
 
-# %% ../nbs/01_scenes.ipynb #89e93c20
+# %% ../nbs/01_scenes.ipynb #c660120c
 import zlib
 from collections import OrderedDict
 from dataclasses import dataclass
@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .errors import ConfigError
 from .labels import CITYSCAPES, Sample
+from .runtime.errors import ConfigError
 
+# %% ../nbs/01_scenes.ipynb #89e93c20
 (ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, TERRAIN, SKY, PERSON, RIDER, CAR, TRUCK, BUS, TRAIN, MOTORCYCLE,
  BICYCLE) = range(19)
 
@@ -116,7 +117,7 @@ class Canvas:
         if where and strength:
             self.image[where] *= 1 - strength
 
-
+# %% ../nbs/01_scenes.ipynb #1241cfba
 @lru_cache(maxsize=1)
 def noise_tile() -> np.ndarray:
     "(512, 512) float32 noise of several scales with mean 0 and standard deviation about 0.3, the same in every process."
@@ -132,6 +133,7 @@ def noise_tile() -> np.ndarray:
                 fine = (np.take(cumulative, range(kernel, 512 + kernel), axis) - np.take(cumulative, range(0, 512), axis)) / kernel
         tile += weight * fine / max(fine.std(), 1e-6)
     return tile * (0.3 / tile.std())
+
 
 def cycle(value: np.ndarray, period: float) -> np.ndarray:
     "Position in [0, 1) within a repeating pattern; faster than the remainder of a division."
@@ -189,9 +191,8 @@ class Style:
     tint: tuple = (1.0, 1.0, 1.0)
     camera: tuple = (1.5, 0.45, 0.8)  # height in metres, horizon as a share of the image height, focal length as a share of its width
 
-
+# %% ../nbs/01_scenes.ipynb #85b21b43
 SIM = Style("sim", walls=((0.78, 0.62, 0.50), (0.70, 0.70, 0.74), (0.82, 0.76, 0.62), (0.60, 0.48, 0.44)))
-
 CITIES = (
     Style("Norvale", walls=((0.50, 0.30, 0.24), (0.44, 0.33, 0.29), (0.56, 0.50, 0.45)), roof=10, road=(0.38, 0.37, 0.36), leaf=(0.20, 0.26, 0.11),
           grass=(0.32, 0.36, 0.20), sky=(0.80, 0.82, 0.84), trees=8, bicycles=0.9, cyclists=0.3, texture=1.0, fog=0.25, rain=0.3, dusk=0.15, sun=0.1,
@@ -297,7 +298,7 @@ def draw_tree(c: Canvas, style: Style, x: float, z: float, size: float = 1.0) ->
         r = crown * rng.uniform(0.6, 1)
         c.blob(x + rng.normal(0, 0.4) * crown, trunk + crown * rng.uniform(0.6, 1.3), r, r * rng.uniform(0.8, 1.3), z, leaf * rng.uniform(0.8, 1.15), VEGETATION, rough=0.3)
 
-
+# %% ../nbs/01_scenes.ipynb #e93b3595
 def draw_hedge(c: Canvas, style: Style, x: float, z0: float, z1: float) -> None:
     tall = c.rng.uniform(0.8, 2.4)
     offset = c.rng.integers(0, 256)
@@ -336,7 +337,7 @@ def draw_fence(c: Canvas, style: Style, x: float, z0: float, z1: float) -> None:
 
     c.side(x, z0, z1, 0, tall, colour, FENCE, bars)
 
-
+# %% ../nbs/01_scenes.ipynb #448dbde3
 def draw_pole(c: Canvas, style: Style, x: float, z: float, top: str = "") -> None:
     rng = c.rng
     tall = rng.uniform(2.6, 3.4) if top else rng.uniform(5, 8)
@@ -360,7 +361,7 @@ def draw_pole(c: Canvas, style: Style, x: float, z: float, top: str = "") -> Non
         arm = -np.sign(x) * rng.uniform(0.8, 1.8)
         c.face(*sorted((x, x + arm)), tall - 0.12, tall, z, grey, POLE)
 
-
+# %% ../nbs/01_scenes.ipynb #b1329adb
 def draw_person(c: Canvas, style: Style, x: float, z: float, label: int = PERSON, foot: float = 0.0) -> None:
     rng = c.rng
     size = rng.uniform(0.88, 1.08)
@@ -400,7 +401,7 @@ def draw_two_wheeler(c: Canvas, style: Style, x: float, z: float, motor: bool, r
     if ridden:
         draw_person(c, style, x - 0.1, z - 0.01, RIDER, foot=0.5 if motor else 0.55)
 
-
+# %% ../nbs/01_scenes.ipynb #e62b8b5d
 def draw_vehicle(c: Canvas, style: Style, x: float, z: float, kind: int) -> None:
     "Car, truck, bus or train seen from behind or in front, with the flank that the camera can see."
     rng = c.rng
@@ -542,7 +543,7 @@ def compose(c: Canvas, style: Style, exclude: frozenset[int] = frozenset()) -> N
     for _, _, draw in sorted(things, key=lambda thing: (-thing[0], thing[1])):
         draw()
 
-
+# %% ../nbs/01_scenes.ipynb #49755199
 def draw_clutter(c: Canvas, style: Style, x: float, z: float) -> None:
     "A bin, a box or a bag: part of what it stands on, as in Cityscapes' ignored and ground classes."
     where = c.window(x - c.rng.uniform(0.15, 0.5), x + 0.3, 0, c.rng.uniform(0.2, 0.9), z)
@@ -589,7 +590,7 @@ def weather(c: Canvas, rng: np.random.Generator, fog: bool, rain: bool) -> None:
         streaks = noise_tile()[(np.arange(c.h) // 6 + rng.integers(512))[:, None] % 512, (np.arange(c.w) * 3 + rng.integers(512)) % 512] > 0.62
         c.image[streaks] += 0.10
 
-
+# %% ../nbs/01_scenes.ipynb #d5973268
 def develop(c: Canvas, rng: np.random.Generator, tint: tuple) -> tuple[np.ndarray, np.ndarray]:
     "Lens, blur, exposure, white balance and noise: (3, H, W) colours and (H, W) labels. The lens bends both alike."
     u = (np.arange(c.w, dtype=np.float32) - c.cx)[None] / c.w

@@ -8,7 +8,7 @@ __all__ = ['Strategy', 'CHEAP', 'COLUMNS', 'UNITS', 'STRATEGIES', 'PixelMap', 'g
            'uncertainty_diversity', 'rare_class', 'select_regions', 'region_mask', 'region_strategy', 'ripu_map',
            'random_map']
 
-# %% ../nbs/10_selection.ipynb #bae3e1b8
+# %% ../nbs/10_selection.ipynb #5122e39a
 from collections import Counter
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ from typing import Any, Callable, Iterable, Mapping, NamedTuple, Sequence
 import torch
 from torch import Tensor
 
-from .errors import BudgetError, ConfigError
+from .runtime.errors import BudgetError, ConfigError
 from .uncertainty import MEASURES, ripu
 
 # %% ../nbs/10_selection.ipynb #788e0534
@@ -176,7 +176,7 @@ def random_images(
     lot = dict(zip(sorted(pool.ids), places))  # a lot for each id
     return [pool.ids[i] for i in top_k([lot[i] for i in pool.ids], pool.k, pool.groups if group_quota else None, pool.ids)]
 
-
+# %% ../nbs/10_selection.ipynb #a3033fb8
 def most_uncertain(
     measure: str,  # a key of `StrategyInput.scores`
     group_quota: bool = False,  # give each group its share
@@ -235,7 +235,7 @@ def _check_pool(pool: StrategyInput, unit: str = "images") -> None:
         raise ConfigError(f"regions: found one of image {min(foreign)!r}, which is not in the pool")
     _check_budget(pool.k, len(pool.regions), unit)
 
-
+# %% ../nbs/10_selection.ipynb #0f4b5bdc
 def select(
     name: str,  # a key of `STRATEGIES`
     pool: StrategyInput,  # the unlabelled images
@@ -376,7 +376,7 @@ def select_regions(
         centres.append((y + radius, x + radius))
     return torch.tensor(centres, dtype=torch.int64, device=score_map.device).view(-1, 2)
 
-
+# %% ../nbs/10_selection.ipynb #15a31052
 def region_mask(
     regions: Iterable[Region],  # of one image
     size: tuple[int, int],  # (H, W) of the image

@@ -22,7 +22,7 @@ def leaves_the_process_as_it_was():
     def state():
         torch = sys.modules.get("torch")
         numbers = (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()) if torch else None
-        own = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}
+        own = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "TORCH", "TRITON"))}  # the latter two: set by compiling
         return {"__main__": sys.modules["__main__"], "current folder": os.getcwd(), "environment": own, "torch": numbers}
 
     before = state()

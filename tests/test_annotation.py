@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from stal_nb.annotation import (
-    AnnotatorProtocol, CostModel, NoisyAnnotator, OracleAnnotator, annotation_seconds, boundary_length, boundary_map, confuse_pieces,
-    count_pieces, jitter_boundaries)
-from stal_nb.errors import ConfigError, DataError, LabelError, StoreError
+    AnnotatorProtocol, CostModel, NoisyAnnotator, OracleAnnotator, annotation_seconds, boundary_length,
+    boundary_map, confuse_pieces, count_pieces, jitter_boundaries,
+)
+from stal_nb.runtime.errors import ConfigError, DataError, LabelError, StoreError
 from stal_nb.explore.annotation import IGNORED, SEGMENTS, Annotator, pack_image, pack_labels, predictor, superpixels, unpack_labels
 from stal_nb.labels import CAMVID, CITYSCAPES, IGNORE
 from stal_nb.scenes import SceneDataset
-from stal_nb.store import LabelStore, rle_decode
+from stal_nb.formats import rle_decode
+from stal_nb.store import LabelStore
 
 CAR, ROAD, SKY = (CITYSCAPES.index(name) for name in ("car", "road", "sky"))
 

@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load, save
 from torch import distributed
 
-from stal_nb.banks import ClassMemoryBank, ConfidenceBank, class_confidence, confidence_of_right, gather_entries
-from stal_nb.errors import ConfigError, DataError, LabelError
+from stal_nb.banks import ClassMemoryBank, ConfidenceBank, class_confidence, confidence_of_right
+from stal_nb.runtime.distributed import gather_entries
+from stal_nb.runtime.errors import ConfigError, DataError, LabelError
 from stal_nb.labels import IGNORE
 from together import spawn
 

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 from browser import open_notebook, run_cell
-from stal_nb.errors import AwaitingLabels, ConfigError, StalError, StoreError
+from stal_nb.runtime.errors import AwaitingLabels, ConfigError, StalError, StoreError
 from stal_nb.explore import dashboard as d
 from stal_nb.explore.dashboard import (
     Curve, RunDashboard, RunFolder, Status, Tail, dashboard_picture, duration, pause, plan_table, query_thumbnails, saved_step, start)
 from stal_nb.explore.rounds import RunForm, preset_table
 from stal_nb.labels import CITYSCAPES
-from stal_nb.rounds import PRESETS, Run
+from stal_nb.config import PRESETS
+from stal_nb.run import Run
 from tiny import TINY, tiny
 
 CLASSES = CITYSCAPES.classes
@@ -432,7 +433,7 @@ CELLS = ["""
 import sys
 sys.path.insert(0, {tests!r})
 from stal_nb.explore.dashboard import RunDashboard
-from stal_nb.rounds import Run
+from stal_nb.run import Run
 from tiny import tiny
 run = Run.create(tiny(**{longer!r}), "here")
 dashboard = RunDashboard(run, {{"all labels": 33.3}}, every=0.5)

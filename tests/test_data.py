@@ -10,10 +10,17 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from stal_nb.augmentation import (
+    colour_matrix, gaussian_blur, nearest_index, paste_augment, place, recolour, strong_augment, weak_augment,
+    window,
+)
 from stal_nb.data import (
-    CamVid, ImageFolder, Pool, RelabelledDataset, colour_matrix, count_classes, find_files, gaussian_blur, id_table, nearest_index,
-    paste_augment, place, read_image, read_labels, recolour, split_pool, strong_augment, weak_augment, window, write_sample)
-from stal_nb.errors import ConfigError, DataError, LabelError, StalError
+    ImageFolder, Pool, RelabelledDataset, count_classes, find_files, id_table, read_labels, split_pool,
+    write_sample,
+)
+from stal_nb.readers import CamVid
+from stal_nb.runtime.images import read_image
+from stal_nb.runtime.errors import ConfigError, DataError, LabelError, StalError
 from stal_nb.labels import CAMVID, CITYSCAPES, CITYSCAPES_TRAIN_ID_OF_LABEL_ID, IGNORE, SYNTHIA, LabelSpace, Sample
 from stal_nb.scenes import SceneDataset
 

@@ -16,9 +16,10 @@ import torch
 from safetensors.torch import load_file
 from tiny import TINY, tiny
 
-from stal_nb.errors import AwaitingLabels, StoreError
-from stal_nb.rounds import Run, main, status_line
-from stal_nb.training import Trainer
+from stal_nb.runtime.errors import AwaitingLabels, StoreError
+from stal_nb.cli import main, status_line
+from stal_nb.run import Run
+from stal_nb.trainer import Trainer
 from together import start
 
 pytestmark = pytest.mark.slow
@@ -50,7 +51,7 @@ def same(one, other):
 def processes():
     "Starts processes that have everything imported already."
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stal_nb.rounds", "accelerate"])
+    context.set_forkserver_preload(["stal_nb.cli", "accelerate"])
     return context
 
 
@@ -186,7 +187,7 @@ def test_a_run_of_the_command_line_opens_in_a_notebook_and_the_reverse(unbroken,
 
 TWO = """
 import json, sys
-from stal_nb.rounds import main
+from stal_nb.cli import main
 sys.exit(main(sys.argv[1:]))
 """
 

@@ -8,12 +8,14 @@ import torch
 from torch.nn import functional as F
 
 from stal_nb import losses as losses_module
-from stal_nb.errors import ConfigError
+from stal_nb.runtime.errors import ConfigError
 from stal_nb.labels import IGNORE
 from stal_nb.losses import (
-    PseudoLabels, among_top, anchor_mask, class_prototypes, contrastive_loss, first_images, gather_pixels, hard_pixels, masked_percentile,
-    memory_contrastive_loss, negative_mask, normalised_entropy, ohem_cross_entropy, pixel_cross_entropy, pseudo_label_weights, pseudo_labels,
-    sample_pixels, supervised_loss, unsupervised_loss)
+    PseudoLabels, anchor_mask, class_prototypes, contrastive_loss, hard_pixels, memory_contrastive_loss,
+    negative_mask, normalised_entropy, ohem_cross_entropy, pixel_cross_entropy, pseudo_label_weights,
+    pseudo_labels, supervised_loss, unsupervised_loss,
+)
+from stal_nb.runtime.ops import among_top, first_images, gather_pixels, masked_percentile, sample_pixels
 
 B, C, H, W = 3, 7, 6, 9
 
@@ -174,8 +176,8 @@ def test_percentile_selects_what_numpy_selects_and_looks_at_valid_values_only(pe
 def test_percentile_by_sorting_as_on_a_gpu_is_the_same(monkeypatch):
     values, valid = torch.rand(500), torch.rand(500) < 0.7
     selected = [masked_percentile(values, valid, q) for q in range(0, 101, 7)]
-    import stal_nb.losses as module
-    monkeypatch.setattr(module, "_kth_smallest", lambda flat, k: flat.sort().values[k])
+    from stal_nb.runtime import ops
+    monkeypatch.setattr(ops, "kth_smallest", lambda flat, k: flat.sort().values[k])
     assert selected == [masked_percentile(values, valid, q) for q in range(0, 101, 7)]
 
 

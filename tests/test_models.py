@@ -10,11 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from stal_nb import models
-from stal_nb.errors import ConfigError, WeightsError
-from stal_nb.models import (
-    ARCHITECTURES, BACKBONES, DeepLabV2, DeepLabV3Plus, EMATeacher, Features, ParallelClassifiers, ResNetEncoder, SynchronisedBatchNorm2d, find_backbone,
-    load_weights, named_tensors, read_weights, replace_stride_, synchronise_batchnorm)
+from stal_nb import backbones, models
+from stal_nb.runtime import batchnorm
+from stal_nb.runtime.errors import ConfigError, WeightsError
+from stal_nb.backbones import (
+    BACKBONES, Features, ResNetEncoder, find_backbone, load_weights, read_weights, replace_stride_,
+)
+from stal_nb.models import ARCHITECTURES, DeepLabV2, DeepLabV3Plus, EMATeacher, ParallelClassifiers, named_tensors
+from stal_nb.runtime.batchnorm import SynchronisedBatchNorm2d, synchronise_batchnorm
 from together import spawn
 
 
@@ -25,7 +28,7 @@ def tiny(backbone="mobilenet_v3_small", num_classes=5, weights=None, architectur
 class TwoConvolutions(nn.Module):
     "The smallest network that can be a backbone: quick to compile."
 
-    mean, std = models.IMAGENET_MEAN, models.IMAGENET_STD
+    mean, std = backbones.IMAGENET_MEAN, backbones.IMAGENET_STD
 
     def __init__(self, output_stride=8, pretrained=False):
         super().__init__()
@@ -360,7 +363,7 @@ def test_every_parameter_is_in_one_group(backbone):
 def test_packaged_weights_are_loaded_by_name(monkeypatch):
     "All tensors of the backbone come from the package, and no downloader is touched."
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda *a, **k: pytest.fail("download"))
-    packaged = models.lite0_package_weights()
+    packaged = backbones.lite0_package_weights()
     model = tiny("tf_efficientnet_lite0", weights="imagenet")
     own = model.backbone.net.state_dict()
     assert len(packaged) == 247
@@ -373,10 +376,10 @@ def test_packaged_weights_are_loaded_by_name(monkeypatch):
     (lambda t: {**t, "_conv_stem.weight": torch.zeros(1)}, r"_conv_stem.weight: found shape \(1,\), expected \(32, 3, 3, 3\)"),
 ])
 def test_packaged_weights_that_do_not_fit_are_refused(monkeypatch, change, words):
-    original = models.read_weights
-    monkeypatch.setattr(models, "read_weights", lambda path: change({k: v for k, v in original(path).items() if "num_batches" not in k}))
+    original = backbones.read_weights
+    monkeypatch.setattr(backbones, "read_weights", lambda path: change({k: v for k, v in original(path).items() if "num_batches" not in k}))
     with pytest.raises(WeightsError, match=words):
-        models.lite0_package_weights()
+        backbones.lite0_package_weights()
 
 
 def test_without_a_network_nothing_starts_at_random(monkeypatch):
@@ -394,14 +397,14 @@ def test_without_a_network_nothing_starts_at_random(monkeypatch):
 
 def test_without_a_network_timm_says_the_same(monkeypatch):
     from functools import partial
-    monkeypatch.setitem(BACKBONES, "mobilenetv2_100", partial(models.TimmEncoder, "mobilenetv2_100"))
-    real = models.timm.create_model
+    monkeypatch.setitem(BACKBONES, "mobilenetv2_100", partial(backbones.TimmEncoder, "mobilenetv2_100"))
+    real = backbones.timm.create_model
 
     def offline(name, pretrained=False, **options):
         if pretrained:
             raise OSError("cannot reach the hub")
         return real(name, pretrained=False, **options)
-    monkeypatch.setattr(models.timm, "create_model", offline)
+    monkeypatch.setattr(backbones.timm, "create_model", offline)
     with pytest.raises(WeightsError, match="mobilenetv2_100.*cannot reach the hub.*weights=None"):
         tiny("mobilenetv2_100", weights="imagenet")
 
@@ -498,7 +501,7 @@ def test_a_training_checkpoint_gives_its_teacher(small, tmp_path):
 def test_a_partly_fitting_backbone_is_worth_a_warning(tmp_path):
     "The weights of a ResNet-18 all have a place in a ResNet-34, which has more."
     torch.save(BACKBONES["resnet18"]().state_dict(), tmp_path / "resnet18.pth")
-    BACKBONES["resnet34"] = models.partial(ResNetEncoder, "resnet34")
+    BACKBONES["resnet34"] = partial(ResNetEncoder, "resnet34")
     try:
         with pytest.warns(UserWarning, match="part of the backbone keeps its random start: resnet18.pth into the backbone"):
             tiny("resnet34", weights=tmp_path / "resnet18.pth")
@@ -567,7 +570,7 @@ def one_pass(model, images, total):
     logits = outputs.logits if hasattr(outputs, "logits") else outputs
     (logits.square().sum() / total + logits.sin().sum()).backward()
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
-    if models.process_count() > 1:
+    if batchnorm.process_count() > 1:
         torch.distributed.all_reduce(gradients)
     buffers = {name: tensor.clone() for name, tensor in named_tensors(model).items() if "running" in name or "num_batches" in name}
     return {"logits": logits.detach(), "gradients": gradients, **buffers}
@@ -673,7 +676,7 @@ def test_on_gpus_torchs_own_layer_is_used_and_keeps_timms_activations(monkeypatc
     model = tiny("tf_efficientnet_lite0").eval()
     images = torch.rand(1, 3, 64, 64)
     names, expected = list(model.state_dict()), model(images).logits
-    monkeypatch.setattr(models, "process_count", lambda: 2)
+    monkeypatch.setattr(batchnorm, "process_count", lambda: 2)
     monkeypatch.setattr(torch.distributed, "get_backend", lambda: "nccl")
     converted = synchronise_batchnorm(model)
     assert not any(isinstance(m, nn.BatchNorm2d) for m in converted.modules())

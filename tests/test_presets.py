@@ -10,10 +10,13 @@ from trees import cityscapes_tree, gta5_tree, synthia_tree
 
 from stal_nb import planning
 from stal_nb.data import write_sample
-from stal_nb.errors import ConfigError, DataError
+from stal_nb.runtime.errors import ConfigError, DataError
 from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.explore.rounds import headline, miou_figure
-from stal_nb.rounds import PAPER, PAPER_BUDGETS, PRESETS, SETTINGS, Config, Run, RunData, check_data, configured, main, parser, predict_folder
+from stal_nb.cli import check_data, configured, main, parser, predict_folder
+from stal_nb.config import PAPER, PAPER_BUDGETS, PRESETS, SETTINGS, Config
+from stal_nb.datasets import RunData
+from stal_nb.run import Run
 from stal_nb.scenes import SceneDataset
 
 pytestmark = pytest.mark.slow

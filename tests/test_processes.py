@@ -12,18 +12,27 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import distributed, multiprocessing, nn
 
-from stal_nb import models
 from stal_nb.banks import ClassMemoryBank
-from stal_nb.errors import ConfigError
+from stal_nb.runtime import batchnorm
+from stal_nb.runtime.errors import ConfigError
 from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.losses import (
-    PseudoLabels, anchor_mask, class_prototypes, draw_uniform, gather_over_processes, gather_pixels, hard_pixels, kth_of_all, masked_percentile,
-    memory_contrastive_loss, negative_mask, normalised_entropy, pixel_cross_entropy, process_count, process_index, pseudo_label_weights, pseudo_labels,
-    sample_pixels, sample_pixels_of_all, sum_over_processes, supervised_loss, unsupervised_loss)
-from stal_nb.mixing import CutMixTable, class_boxes, draw_weighted
+    PseudoLabels, anchor_mask, class_prototypes, hard_pixels, memory_contrastive_loss, negative_mask,
+    normalised_entropy, pixel_cross_entropy, pseudo_label_weights, pseudo_labels, supervised_loss,
+    unsupervised_loss,
+)
+from stal_nb.runtime.distributed import (
+    draw_uniform, gather_over_processes, kth_of_all, process_count, process_index, sum_over_processes,
+)
+from stal_nb.runtime.ops import gather_pixels, masked_percentile, sample_pixels, sample_pixels_of_all
+from stal_nb.mixing import CutMixTable, class_boxes
+from stal_nb.runtime.ops import draw_weighted
 from stal_nb.scenes import SceneDataset
-from stal_nb.training import (
-    JointDropout, PlanState, StepLoader, Trainer, TrainingConfig, TrainingState, WithoutLabels, plan_step, share_buffers, share_dropout, training_step)
+from stal_nb.config import TrainingConfig
+from stal_nb.runtime.distributed import JointDropout, share_buffers, share_dropout
+from stal_nb.sampling import PlanState, StepLoader, WithoutLabels, plan_step
+from stal_nb.step import TrainingState, training_step
+from stal_nb.trainer import Trainer
 from together import spawn
 
 pytestmark = pytest.mark.slow
@@ -313,8 +322,8 @@ class JointBatchNorm(nn.BatchNorm2d):
 
 
 def with_joint_batchnorm(network):
-    if hasattr(models, "synchronise_batchnorm"):
-        return models.synchronise_batchnorm(network)
+    if hasattr(batchnorm, "synchronise_batchnorm"):
+        return batchnorm.synchronise_batchnorm(network)
     for module in network.modules():
         if type(module) is nn.BatchNorm2d:
             module.__class__ = JointBatchNorm

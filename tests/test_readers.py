@@ -13,11 +13,15 @@ from PIL import Image
 from torch.utils.data import Dataset
 from trees import cityscapes_tree, gta5_tree, synthia_tree
 
-import stal_nb.data
+import stal_nb.runtime.images
 from stal_nb.data import (
-    GTA5, SYNTHIA_ID_OF_CLASS, CamVid, Cityscapes, ImageFolder, Pool, RelabelledDataset, Resized, Synthia, check_dataset, count_classes, image_size,
-    inspect_image, label_id_table, read_image, read_labels, read_split, reader_of, resize_labels, synthia_id_table, write_sample)
-from stal_nb.errors import ConfigError, DataError, LabelError
+    ImageFolder, Pool, RelabelledDataset, Resized, count_classes, read_labels, read_split, reader_of,
+    resize_labels, write_sample,
+)
+from stal_nb.inspection import check_dataset, inspect_image
+from stal_nb.readers import GTA5, SYNTHIA_ID_OF_CLASS, CamVid, Cityscapes, Synthia, label_id_table, synthia_id_table
+from stal_nb.runtime.images import image_size, read_image
+from stal_nb.runtime.errors import ConfigError, DataError, LabelError
 from stal_nb.labels import CAMVID, CITYSCAPES, IGNORE, SYNTHIA, Sample, remap
 from stal_nb.scenes import SceneDataset
 
@@ -140,7 +144,7 @@ def test_synthia_ids_mean_the_same_class_as_cityscapes_train_ids():
 @pytest.mark.parametrize("decoder", ["torchvision", "pillow"])
 def test_all_16_bits_are_kept_whatever_the_filter_and_the_decoder(tmp_path, monkeypatch, filters, decoder):
     if decoder == "pillow":
-        monkeypatch.setattr(stal_nb.data, "decode_image", None)
+        monkeypatch.setattr(stal_nb.runtime.images, "decode_image", None)
     channels = np.random.default_rng(0).integers(0, 65536, (7, 9, 3), dtype=np.uint16)
     channels[..., 1] %= 23
     (tmp_path / "l.png").write_bytes(deep(channels, filters))
@@ -367,7 +371,7 @@ def test_png_and_jpeg_photographs_are_what_pillow_decodes_bit_by_bit(tmp_path, m
             expected = torch.from_numpy(np.array(opened.convert("RGB"))).movedim(-1, 0).float() / 255
         assert torch.equal(read_image(tmp_path / name), expected)
         with monkeypatch.context() as patch:
-            patch.setattr(stal_nb.data, "decode_image", None)
+            patch.setattr(stal_nb.runtime.images, "decode_image", None)
             assert torch.equal(read_image(tmp_path / name), expected)
 
 

@@ -4,7 +4,7 @@ import json
 import pytest
 
 from stal_nb.explore.rounds import comparison_figure, comparison_table, gap_figure, provenance, write_report
-from stal_nb.rounds import Run
+from stal_nb.run import Run
 from tiny import tiny
 
 

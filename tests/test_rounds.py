@@ -16,12 +16,22 @@ import torch
 from safetensors.torch import load_file
 from tiny import TINY, tiny
 
-from stal_nb import rounds
-from stal_nb.errors import AwaitingLabels, BudgetError, ConfigError, DataError, DeviceMemoryError, StoreError
+from stal_nb import run as loop
+from stal_nb import scoring as scoring_module
+from stal_nb.runtime.errors import (
+    AwaitingLabels, BudgetError, ConfigError, DataError, DeviceMemoryError, StoreError,
+)
 from stal_nb.labels import Sample
-from stal_nb.rounds import Config, PartFile, Run, Scoring, label_part, main, parse_setting, score_batch, score_into, score_pool
+from stal_nb.cli import main, parse_setting
+from stal_nb.config import Config
+from stal_nb.datasets import label_part
+from stal_nb.run import Run
+from stal_nb.scoring import PartFile, Scoring, score_batch, score_into, score_pool
 from stal_nb.selection import STRATEGIES, Region, declare, region_mask, ripu_map, select_regions
-from stal_nb.training import StopRequested, Trainer, build_model, evaluate, same_size_batches
+from stal_nb.evaluation import evaluate, same_size_batches
+from stal_nb.runtime.signals import StopRequested
+from stal_nb.step import build_model
+from stal_nb.trainer import Trainer
 from stal_nb.uncertainty import MEASURES, dropout_passes, entropy
 
 SETTINGS = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
@@ -155,8 +165,8 @@ def test_settings_on_the_command_line():
 def test_disk_full_while_a_checkpoint_is_saved_keeps_the_one_before(finished, tmp_path, monkeypatch):
     run = Run.create(finished.config, tmp_path / "full")
     run.bar = False
-    import stal_nb.training as training
-    write, calls = training.atomic_write_bytes, []
+    from stal_nb.runtime import checkpoints
+    write, calls = checkpoints.atomic_write_bytes, []
 
     def full(path, data):
         calls.append(path)
@@ -164,7 +174,7 @@ def test_disk_full_while_a_checkpoint_is_saved_keeps_the_one_before(finished, tm
             return write(path, data)
         raise StoreError(f"{path}: no space left on device")
 
-    monkeypatch.setattr(training, "atomic_write_bytes", full)
+    monkeypatch.setattr(checkpoints, "atomic_write_bytes", full)
     with pytest.raises(StoreError, match="no space"):
         run.finish()
     kept = calls[0]
@@ -218,7 +228,8 @@ def test_a_fork_that_contradicts_the_past_is_refused(finished, tmp_path, after, 
 
 def test_training_and_scoring_never_open_the_files_of_labels_that_were_not_bought(tmp_path, monkeypatch):
     "The oracle reads the labels that it sells. Nothing else touches the truth of the target."
-    from stal_nb.data import CamVid, RelabelledDataset, write_sample
+    from stal_nb.data import RelabelledDataset, write_sample
+    from stal_nb.readers import CamVid
     from stal_nb.labels import CAMVID
     from stal_nb.scenes import SceneDataset
 
@@ -467,14 +478,14 @@ def test_tables_are_put_together_without_holding_the_rows(tmp_path):
     for id in pictures.ids:
         part.add([{"id": id, "group": "", "entropy": 0.5, "margin": 0.5, "least_confidence": 0.5, "features": vector}])
     tracemalloc.start()
-    rounds._put_together(tmp_path, pictures, range(1500), scoring, [], scoring, ())
-    found = rounds.Scored(tmp_path).features(pictures.ids)
+    scoring_module._put_together(tmp_path, pictures, range(1500), scoring, [], scoring, ())
+    found = scoring_module.Scored(tmp_path).features(pictures.ids)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert torch.equal(found, torch.tensor(vector).expand(1500, -1))
     assert peak < 3e6, f"{peak / 1e6:.1f} MB of Python objects"
     with pytest.raises(StoreError, match="embeddings.csv: found no row for 1 images, 'image-9999' first"):
-        rounds.Scored(tmp_path).features(["image-0000", "image-9999"])
+        scoring_module.Scored(tmp_path).features(["image-0000", "image-9999"])
 
 
 @pytest.mark.parametrize("doing", ["scoring", "evaluation"])
@@ -487,7 +498,7 @@ def test_too_little_memory_while_looking_is_said_with_numbers(tmp_path, monkeypa
     def full(*arguments, **settings):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 5.00 GiB")
 
-    monkeypatch.setattr(rounds, "score_pool" if doing == "scoring" else "evaluate", full)
+    monkeypatch.setattr(loop, "score_pool" if doing == "scoring" else "evaluate", full)
     words = rf"{doing}: found too little memory on cpu \(.* GiB.*for 8 images of 64 x 128 pixels.*eval_batch=4 .*eval_size=\(32, 64\)"
     with pytest.raises(DeviceMemoryError, match=words):
         run.advance()
@@ -500,7 +511,7 @@ def test_a_stage_is_saved_before_it_is_measured(tmp_path, monkeypatch):
     def broken(*arguments, **settings):
         raise DataError("a broken validation image")
 
-    monkeypatch.setattr(rounds, "evaluate", broken)
+    monkeypatch.setattr(loop, "evaluate", broken)
     with pytest.raises(DataError, match="broken validation"):
         run.advance()
     monkeypatch.undo()
@@ -585,8 +596,8 @@ import os, pathlib, sys, torch
 sys.path.insert(0, {tests!r})
 from test_rounds import Pictures
 from tiny import tiny
-from stal_nb.rounds import Scoring, score_pool
-from stal_nb.training import build_model
+from stal_nb.scoring import Scoring, score_pool
+from stal_nb.step import build_model
 torch.manual_seed(0)
 pictures = Pictures(9)
 scored = score_pool({folder!r}, build_model(tiny(), 19).eval(), pictures, range(9), Scoring(frozenset(), batch_size=2), bar=False)
@@ -720,7 +731,7 @@ def test_labelling_of_regions_that_was_stopped_goes_on_and_asks_nothing_twice(fi
     fork = finished.fork(tmp_path / "fork", after=0, strategy="ripu_pixels", per_image=100, budgets=(0.1, 0.11), budget_unit="pixels")
     fork.bar = False
     fork.advance()
-    asked, part = [], rounds.label_part
+    asked, part = [], loop.label_part
 
     def stop_at_the_third(annotator, id, mask):
         asked.append(id)
@@ -728,7 +739,7 @@ def test_labelling_of_regions_that_was_stopped_goes_on_and_asks_nothing_twice(fi
             raise KeyboardInterrupt
         return part(annotator, id, mask)
 
-    monkeypatch.setattr(rounds, "label_part", stop_at_the_third)
+    monkeypatch.setattr(loop, "label_part", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         fork.advance()
     again = Run.open(tmp_path / "fork")

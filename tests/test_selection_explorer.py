@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from browser import open_notebook, run_cell
-from stal_nb.errors import ConfigError
+from stal_nb.runtime.errors import ConfigError
 from stal_nb.explore.selection import (
     STRATEGIES,
     PredictedScenes,
@@ -164,7 +164,7 @@ def test_a_strategy_of_ones_own_is_in_the_explorer(pool, monkeypatch):
 def test_a_round_of_a_run_becomes_a_pool_whose_classes_are_predictions(tmp_path):
     from tiny import tiny
 
-    from stal_nb.rounds import Run
+    from stal_nb.run import Run
 
     run = Run.create(tiny(), tmp_path / "run")
     run.bar = False

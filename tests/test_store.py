@@ -17,13 +17,15 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-import stal_nb.store as store_module
-from stal_nb.errors import ConfigError, LabelError, StalError, StoreError
+from stal_nb.runtime import files as files_module
+from stal_nb.runtime.errors import ConfigError, LabelError, StalError, StoreError
 from stal_nb.explore.store import WRITERS, crash_instants, failing_disk, found, save_instants, watching
 from stal_nb.labels import CAMVID, CITYSCAPES, IGNORE
-from stal_nb.store import (
-    LabelStore, append_line, atomic_write_bytes, atomic_write_json, decode_label, encode_label, id_of_name, name_of_id, read_log,
-    remove_leftovers, temporary_name)
+from stal_nb.runtime.files import (
+    append_line, atomic_write_bytes, atomic_write_json, id_of_name, name_of_id, read_log, remove_leftovers,
+    temporary_name,
+)
+from stal_nb.store import LabelStore, decode_label, encode_label
 
 
 def random_labels(seed, size=(24, 40)):
@@ -287,7 +289,7 @@ def test_a_folder_that_cannot_be_read_is_not_taken_for_an_empty_one(store, monke
         raise PermissionError(13, "Permission denied", str(store.root))
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module.os, "stat", refused)
+        patch.setattr(files_module.os, "stat", refused)
         with pytest.raises(StoreError, match="street.png: found 'Permission denied'"):
             store.has("street")
     with monkeypatch.context() as patch:
@@ -385,8 +387,8 @@ def test_the_first_label_of_a_store_is_durable_too(tmp_path):
 
 
 def test_new_folders_are_flushed_into_their_parents(tmp_path, monkeypatch):
-    flushed, sync = [], store_module.sync_folder
-    monkeypatch.setattr(store_module, "sync_folder", lambda folder: (flushed.append(folder), sync(folder)))
+    flushed, sync = [], files_module.sync_folder
+    monkeypatch.setattr(files_module, "sync_folder", lambda folder: (flushed.append(folder), sync(folder)))
     atomic_write_bytes(tmp_path / "a" / "b" / "x", b"1")
     assert flushed == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
 
@@ -410,7 +412,7 @@ def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path
     mine = temporary_name(tmp_path / "a" / "x.png")
     mine.parent.mkdir()
     dead = mine.with_name(mine.name.replace(f"-{os.getpid()}-", f"-{child.pid}-"))
-    elsewhere = dead.with_name(dead.name.replace(f"{store_module._machine()}-", "00000000-"))
+    elsewhere = dead.with_name(dead.name.replace(f"{files_module._machine()}-", "00000000-"))
     old, foreign = temporary_name(tmp_path / "y"), tmp_path / ".editor.tmp"
     for file in (mine, dead, elsewhere, old, foreign):
         file.write_bytes(b"half")

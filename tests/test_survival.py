@@ -19,13 +19,19 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from stal_nb import training
-from stal_nb.errors import ConfigError, DeviceMemoryError, StalError, StoreError, TrainingError, WorkerError
+from stal_nb import sampling
+from stal_nb import step as step_module
+from stal_nb import trainer as loop
+from stal_nb.runtime import checkpoints, devices
+from stal_nb.runtime.errors import ConfigError, DeviceMemoryError, StalError, StoreError, TrainingError, WorkerError
 from stal_nb.explore.store import failing_disk
 from stal_nb.labels import CITYSCAPES, Sample
 from stal_nb.scenes import SceneDataset
-from stal_nb.training import (
-    MAX_SKIPS, GracefulStop, StepUndo, StopRequested, Trainer, TrainingConfig, TrainingState, build_model, check_checkpoint, load_checkpoint, save_checkpoint)
+from stal_nb.config import TrainingConfig
+from stal_nb.runtime.checkpoints import check_checkpoint, load_checkpoint, save_checkpoint
+from stal_nb.runtime.signals import GracefulStop, StopRequested
+from stal_nb.step import TrainingState, build_model
+from stal_nb.trainer import MAX_SKIPS, StepUndo, Trainer
 from together import spawn
 
 SIZE = (32, 64)
@@ -170,12 +176,12 @@ def test_what_is_no_checkpoint_of_ours_is_refused_and_changes_nothing(little, tm
 
 def test_a_checkpoint_needs_no_second_copy_of_the_weights_in_memory(little):
     "The parts that are written are the tensors' own memory."
-    tensors = training.checkpoint_tensors(little[1])
-    parts = training.checkpoint_bytes(tensors, {})
+    tensors = checkpoints.checkpoint_tensors(little[1])
+    parts = checkpoints.checkpoint_bytes(tensors, {})
     own = {t.data_ptr() for t in tensors.values() if t.numel()}
     assert {torch.frombuffer(p, dtype=torch.uint8).data_ptr() for p in parts[1:] if len(p)} <= own
     assert little[1].t0.data_ptr() in own  # and the model's, where they lie in order
-    assert not {t.data_ptr() for t in training.checkpoint_tensors(little[1], copy=True).values() if t.numel()} & own
+    assert not {t.data_ptr() for t in checkpoints.checkpoint_tensors(little[1], copy=True).values() if t.numel()} & own
 
 
 # -- resuming ------------------------------------------------------------------------------------------------------------------------
@@ -289,7 +295,7 @@ sys.path.insert(0, str(Path(sys.argv[1]) / "tests"))
 import torch
 torch.set_num_threads(1)
 from test_survival import new_trainer
-from stal_nb.training import check_checkpoint
+from stal_nb.runtime.checkpoints import check_checkpoint
 folder, rng, steps = Path(sys.argv[2]), random.Random(0), []
 for k in range(8):
     child = os.fork()
@@ -354,12 +360,12 @@ def test_disk_full_while_saving_stops_with_the_checkpoint_before_intact(tmp_path
 
 def broken_at(monkeypatch, steps, trainer, value=float("nan")):
     "L_u is `value` at these steps (from 0), with a gradient that is no number either."
-    real = training.unsupervised_loss
+    real = step_module.unsupervised_loss
 
     def loss(*arguments, **options):
         return real(*arguments, **options) * (value if trainer.step in steps else 1.0)
 
-    monkeypatch.setattr(training, "unsupervised_loss", loss)
+    monkeypatch.setattr(step_module, "unsupervised_loss", loss)
 
 
 def test_a_bad_loss_stops_and_says_which_step_term_and_images(tmp_path, monkeypatch):
@@ -369,7 +375,7 @@ def test_a_bad_loss_stops_and_says_which_step_term_and_images(tmp_path, monkeypa
         trainer.fit(bar=False)
     error = caught.value
     assert (error.step, error.terms) == (3, ("L_u",)) and isinstance(error, (StalError, ArithmeticError))
-    plan = training.plan_step(trainer.config, 1, 2, trainer.plan_state)
+    plan = sampling.plan_step(trainer.config, 1, 2, trainer.plan_state)
     assert error.ids["source"] == [SOURCE.ids[i] for i in plan.source] and error.ids["labelled"] == [TARGET.ids[i] for i in plan.labelled]
     assert error.ids["unlabelled"] == list(dict.fromkeys(TARGET.ids[i] for i in plan.unlabelled + plan.partner))
     assert all(v.isfinite().all() for v in trainer.state.student.parameters()), "the update did not happen"
@@ -407,8 +413,8 @@ class Spike(torch.autograd.Function):
 
 
 def test_a_gradient_that_is_not_finite_is_a_bad_step_too(monkeypatch):
-    real = training.supervised_loss
-    monkeypatch.setattr(training, "supervised_loss", lambda *a, **k: Spike.apply(real(*a, **k), float("inf")))
+    real = step_module.supervised_loss
+    monkeypatch.setattr(step_module, "supervised_loss", lambda *a, **k: Spike.apply(real(*a, **k), float("inf")))
     with pytest.raises(TrainingError, match="step 1 of 6: found a gradient not finite") as caught:
         new_trainer().fit(bar=False)
     assert caught.value.terms == ("gradient",)
@@ -492,8 +498,8 @@ def scaled(trainer, factor):
 
 
 def test_an_overflow_of_the_scaled_gradient_is_no_error_and_the_scale_is_saved(tmp_path, monkeypatch):
-    real = training.supervised_loss
-    monkeypatch.setattr(training, "supervised_loss", lambda *a, **k: Spike.apply(real(*a, **k), 1e6))
+    real = step_module.supervised_loss
+    monkeypatch.setattr(step_module, "supervised_loss", lambda *a, **k: Spike.apply(real(*a, **k), 1e6))
     trainer = scaled(new_trainer(tmp_path, checkpoint_every=1), 2.0**120)
     trainer.plan_state = trainer.snapshot()
     start = weights(trainer)
@@ -529,9 +535,9 @@ def test_too_little_memory_is_told_with_numbers_and_what_needs_less(tmp_path, mo
     trainer = new_trainer(tmp_path, output_stride=8, accumulate=3)
     trainer.step = 2
     trainer.save()
-    monkeypatch.setattr(training, "training_step", full)
+    monkeypatch.setattr(loop, "training_step", full)
     gib = 2**30
-    monkeypatch.setattr(training, "memory_of", lambda device: {"total": 80 * gib, "free": gib // 2, "held": 79 * gib, "tensors": 70 * gib, "peak": 75 * gib})
+    monkeypatch.setattr(devices, "memory_of", lambda device: {"total": 80 * gib, "free": gib // 2, "held": 79 * gib, "tensors": 70 * gib, "peak": 75 * gib})
     with pytest.raises(DeviceMemoryError) as caught:
         trainer.fit(bar=False)
     words = str(caught.value)
@@ -543,7 +549,7 @@ def test_too_little_memory_is_told_with_numbers_and_what_needs_less(tmp_path, mo
 
 
 def test_memory_of_this_machine_is_known():
-    found = training.memory_of(torch.device("cpu"))
+    found = devices.memory_of(torch.device("cpu"))
     assert 0 < found["held"] < found["total"] and 0 < found["free"] <= found["total"]
 
 
@@ -755,7 +761,7 @@ def test_another_architecture_is_built_and_what_it_lacks_is_said(monkeypatch):
     def plain(backbone, num_classes, embedding_dim, weights, output_stride, dropout):
         return ("plain", backbone, num_classes, embedding_dim, output_stride, dropout)
 
-    monkeypatch.setitem(training.ARCHITECTURES, "plain", plain)
+    monkeypatch.setitem(step_module.ARCHITECTURES, "plain", plain)
     config = replace(SMALL, architecture="plain", aspp_channels=256)
     assert build_model(config, 19) == ("plain", "mobilenet_v3_small", 19, 8, 16, 0.1)
     with pytest.raises(ConfigError, match="separable: found False, which plain does not have; expected True"):
@@ -764,7 +770,7 @@ def test_another_architecture_is_built_and_what_it_lacks_is_said(monkeypatch):
 
 def test_compiling_calls_the_compiled_student(monkeypatch):
     compiled = []
-    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or training._Called(network))
+    monkeypatch.setattr(torch, "compile", lambda network: compiled.append(network) or loop._Called(network))
     trainer = new_trainer(compile=True, num_steps=1)
     calls = []
     trainer.student.network.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -832,7 +838,7 @@ def test_two_processes_save_once_stop_together_and_resume_from_the_same_file(tmp
 
 def test_several_processes_get_synchronised_batchnorm(monkeypatch):
     changed = []
-    monkeypatch.setattr(training, "synchronise_batchnorm", lambda network: changed.append(network) or network)
+    monkeypatch.setattr(loop, "synchronise_batchnorm", lambda network: changed.append(network) or network)
     trainer = new_trainer()
     assert not changed
     trainer.several = True
@@ -853,8 +859,9 @@ import sys
 sys.path.insert(0, sys.argv[1])
 from tiny import tiny
 from stal_nb.labels import CITYSCAPES
-from stal_nb.rounds import RunData
-from stal_nb.training import Trainer, TrainingState
+from stal_nb.datasets import RunData
+from stal_nb.step import TrainingState
+from stal_nb.trainer import Trainer
 
 def fail(row):
     raise ValueError("boom")

@@ -383,7 +383,7 @@ def first_code(file):
     return next("".join(c["source"]) for c in json.loads(file.read_text())["cells"] if c["cell_type"] == "code")
 
 
-COURSE = sorted(f for f in (ROOT / "nbs").glob("*.ipynb") if f.stem != "00_errors")
+COURSE = sorted((ROOT / "nbs").glob("*.ipynb"))
 
 
 def test_on_colab_each_notebook_fetches_the_project_in_its_first_cell(monkeypatch):

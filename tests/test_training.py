@@ -7,13 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from stal_nb import banks, losses, mixing, training
-from stal_nb.data import interpolate_ids
-from stal_nb.errors import ConfigError
+from stal_nb import banks, losses, mixing, step
+from stal_nb.runtime import devices, ops
+from stal_nb.augmentation import interpolate_ids
+from stal_nb.runtime.errors import ConfigError
 from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.scenes import SceneDataset
-from stal_nb.training import (
-    DEPARTURES, PlanState, Probe, StepLoader, Trainer, TrainingConfig, TrainingState, WithoutLabels, centre_crop, evaluate, plan_step, training_step)
+from stal_nb.config import DEPARTURES, TrainingConfig
+from stal_nb.evaluation import centre_crop, evaluate
+from stal_nb.sampling import PlanState, StepLoader, WithoutLabels, plan_step
+from stal_nb.step import TrainingState, training_step
+from stal_nb.trainer import Probe, Trainer
 
 SIZE = (32, 64)
 SMALL = TrainingConfig(backbone="mobilenet_v3_small", weights=None, aspp_channels=16, embedding_dim=8, crop_size=SIZE, source_batch=1, target_batch=1,
@@ -66,8 +70,8 @@ def test_a_step_needs_no_value_of_a_tensor_to_go_on(device, pools):
 
 
 def test_the_code_of_a_step_asks_the_device_for_nothing():
-    functions = [getattr(losses, n) for n in losses.__all__ if n != "PseudoLabels"] + [
-        training.training_step, training.contrast_step, training.teacher_view, mixing.copy_paste, mixing.class_boxes, mixing.connected_regions, mixing.cutmix,
+    functions = [getattr(m, n) for m in (losses, ops) for n in m.__all__ if n != "PseudoLabels"] + [
+        step.training_step, step.contrast_step, step.teacher_view, mixing.copy_paste, mixing.class_boxes, mixing.connected_regions, mixing.cutmix,
         mixing.CutMixTable.update, banks.ClassMemoryBank.push, banks.ClassMemoryBank.draw, banks.ConfidenceBank.update, losses._LogPush.forward]
     asks = re.compile(r"\.(item|cpu|tolist|numpy|nonzero|unique|masked_select)\(|bool\(|float\(\w+\[")
     for function in functions:
@@ -234,15 +238,15 @@ def denormals_count():
 def test_denormals_are_flushed_inside_and_as_before_after_it():
     "Arithmetic with them made CPU trainings three times as long. Nested blocks, errors and a caller who flushes anyway."
     assert denormals_count()
-    with pytest.raises(KeyError), training.flush_denormals():
-        with training.flush_denormals():
+    with pytest.raises(KeyError), devices.flush_denormals():
+        with devices.flush_denormals():
             assert not denormals_count()
         assert not denormals_count(), "the inner block leaves the outer one alone"
         raise KeyError
     assert denormals_count()
     torch.set_flush_denormal(True)
     try:
-        with training.flush_denormals():
+        with devices.flush_denormals():
             pass
         assert not denormals_count()
     finally:

@@ -5,13 +5,15 @@ import pytest
 import torch
 from torch import nn
 
-from stal_nb.errors import ConfigError
+from stal_nb.runtime.errors import ConfigError
 from stal_nb.losses import normalised_entropy
 from stal_nb.models import EMATeacher
+from stal_nb.calibration import Calibration, ErrorHistogram, ause, error_auroc, reliability, sparsification
 from stal_nb.uncertainty import (
-    MEASURES, OPINION_MEASURES, Calibration, ErrorHistogram, Opinions, ause, bald, box_sum, check_probs, class_probs, class_std,
-    dropout_passes, ensemble_passes, entropy, error_auroc, evaluating, expected_entropy, image_score, least_confidence, margin, mc_dropout,
-    mean_std, predictive_entropy, region_impurity, region_uncertainty, reliability, ripu, sparsification, variation_ratio)
+    MEASURES, ENSEMBLE_MEASURES, Opinions, bald, box_sum, check_probs, class_probs, class_std, dropout_passes,
+    ensemble_passes, entropy, evaluating, expected_entropy, image_score, least_confidence, margin, mc_dropout,
+    mean_std, predictive_entropy, region_impurity, region_uncertainty, ripu, variation_ratio,
+)
 
 
 def some_probs(seed=0, batch=2, classes=19, height=9, width=13, sharpness=3.0, dtype=torch.float32):
@@ -247,10 +249,10 @@ def plain_opinions(members):
 @pytest.mark.parametrize("sharpness", [1.0, 12.0])
 def test_measures_of_several_opinions_agree_with_the_formulas(classes, sharpness):
     opinions = some_opinions(classes=classes, height=4, width=5, sharpness=sharpness)
-    found, stds = {name: measure(opinions) for name, measure in OPINION_MEASURES.items()}, class_std(opinions)
+    found, stds = {name: measure(opinions) for name, measure in ENSEMBLE_MEASURES.items()}, class_std(opinions)
     for b, i, j in torch.cartesian_prod(torch.arange(2), torch.arange(4), torch.arange(5)).tolist():
         expected, spread = plain_opinions(opinions[:, b, :, i, j].double().tolist())
-        for name in OPINION_MEASURES:
+        for name in ENSEMBLE_MEASURES:
             assert found[name].shape == (2, 4, 5) and found[name][b, i, j].item() == pytest.approx(expected[name], abs=1e-5), name
         assert stds[b, :, i, j].tolist() == pytest.approx(spread, abs=1e-5)
 
@@ -269,7 +271,7 @@ def test_a_stream_a_list_and_a_tensor_are_the_same_opinions():
     forms = [opinions, list(opinions), Opinions(iter(opinions)), Opinions().add(opinions[0])]
     for probs in opinions[1:]:
         forms[-1].add(probs)
-    for measure in (*OPINION_MEASURES.values(), class_std):
+    for measure in (*ENSEMBLE_MEASURES.values(), class_std):
         results = [measure(form if not isinstance(form, list) else iter(form)) for form in forms]
         assert all(torch.equal(result, results[0]) for result in results[1:])
 
@@ -300,7 +302,7 @@ def test_members_that_are_sure_of_different_classes_reach_the_upper_ends():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_opinions_keep_their_type_and_stay_in_range(dtype):
     opinions = some_opinions().to(dtype)
-    for measure in (*OPINION_MEASURES.values(), class_std):
+    for measure in (*ENSEMBLE_MEASURES.values(), class_std):
         found = measure(opinions)
         assert found.dtype == dtype and found.isfinite().all() and (found >= 0).all() and (found <= 1).all()
         assert (found.double() - measure(opinions.double())).abs().max() < (0.02 if dtype != torch.float64 else 1e-12)
@@ -311,7 +313,7 @@ def test_opinions_keep_their_type_and_stay_in_range(dtype):
     (torch.rand(2, 1, 1, 3, 3), r"probs: found \(1, 1, 3, 3\)"), (torch.zeros(2, 1, 3, 4, 4, dtype=torch.int64), "torch.int64"),
     ([torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 5)], "like the 1 opinions before")])
 def test_what_is_no_set_of_opinions_is_refused(bad, message):
-    for measure in (*OPINION_MEASURES.values(), class_std):
+    for measure in (*ENSEMBLE_MEASURES.values(), class_std):
         with pytest.raises(ConfigError, match=message):
             measure(bad)
 

@@ -1,5 +1,5 @@
 """A run small enough for tests: seconds, not minutes, through the same code as a full one."""
-from stal_nb.rounds import Config
+from stal_nb.config import Config
 
 TINY = dict(
     backbone="mobilenet_v3_small", weights=None, aspp_channels=16, embedding_dim=8, image_size=(64, 128), crop_size=(64, 128),

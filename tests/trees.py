@@ -3,7 +3,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from stal_nb.data import write_cityscapes, write_gta5, write_synthia
+from stal_nb.readers import write_cityscapes, write_gta5, write_synthia
 from stal_nb.scenes import SceneDataset
 
 SIZE = (64, 128)

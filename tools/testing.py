@@ -24,7 +24,7 @@ from tools.browser import NoBrowser, get_browser
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 900  # seconds for one notebook
-FIRST = ("04_models", "20_full_rounds", "13_rounds", "12_training", "09_uncertainty", "08_mixing")  # long ones; the first trains what others wait for
+FIRST = ("04_models", "20_full_rounds", "13_run", "09_uncertainty", "trainer", "08_mixing")  # long ones; the first trains what others wait for
 
 
 def workers() -> int:

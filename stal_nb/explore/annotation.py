@@ -29,11 +29,12 @@ from torch.utils.data import Dataset
 
 import stal_nb
 from ..annotation import OracleAnnotator, annotation_seconds, boundary_map, ids_of
-from ..errors import ConfigError, LabelError, StalError, StoreError
+from ..runtime.errors import ConfigError, LabelError, StalError, StoreError
 from ..labels import CITYSCAPES, IGNORE, LabelSpace, Sample, check_labels
 from ..metrics import SegmentationMetrics
-from ..store import LabelStore, StaleLabelError, rle_decode, rle_encode
-from ..training import predict_logits
+from ..formats import rle_decode, rle_encode
+from ..store import LabelStore, StaleLabelError
+from ..models import predict_logits
 from ..uncertainty import entropy
 
 STATIC = Path(stal_nb.__file__).parent / "static"  # the page side of the widget

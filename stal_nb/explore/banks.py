@@ -27,12 +27,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..banks import ClassMemoryBank, ConfidenceBank, class_confidence
-from ..errors import DataError
+from ..runtime.errors import DataError
 from .models import demo_model
 from ..labels import CITYSCAPES, LabelSpace
 from ..mixing import copy_paste, paste_mask
 from ..scenes import SceneDataset
-from ..training import Trainer, TrainingConfig, TrainingState
+from ..config import TrainingConfig
+from ..step import TrainingState
+from ..trainer import Trainer
 
 # %% ../../nbs/explore/07_banks.ipynb #29365db6
 class RecordingConfidenceBank(ConfidenceBank):

@@ -37,11 +37,12 @@ from matplotlib import pyplot as plt
 from PIL import Image
 
 import stal_nb
-from ..errors import ConfigError, StalError, StoreError
+from ..runtime.errors import ConfigError, StalError, StoreError
 from .rounds import TERM_COLOURS, class_colours, headline
 from ..labels import CITYSCAPES, LABEL_SPACES
-from ..rounds import Config, Run
-from ..training import predict_logits
+from ..config import Config
+from ..run import Run
+from ..models import predict_logits
 from ..uncertainty import entropy
 
 STATIC = Path(stal_nb.__file__).parent / "static"  # the page side of the widget

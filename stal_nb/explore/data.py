@@ -24,10 +24,11 @@ from plotly.offline import get_plotlyjs
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..data import DataCheck, Window, colour_matrix, gaussian_blur, recolour, window, place
-from ..errors import StalError
+from ..augmentation import Window, colour_matrix, gaussian_blur, place, recolour, window
+from ..inspection import DataCheck
+from ..runtime.errors import StalError
 from ..labels import CITYSCAPES, IGNORE, LabelSpace, Sample
-from ..store import atomic_write_bytes
+from ..runtime.files import atomic_write_bytes
 
 # %% ../../nbs/explore/02_data.ipynb #3ebdcc5e
 def to_picture(

@@ -29,11 +29,13 @@ from torch.nn import functional as F
 
 from .models import demo_model
 from ..labels import CITYSCAPES, IGNORE, Sample
-from ..losses import (
-    anchor_mask, class_prototypes, contrastive_loss, hard_pixels, negative_mask, normalised_entropy, ohem_cross_entropy,
-    pseudo_label_weights, pseudo_labels, sample_pixels)
+from stal_nb.losses import (
+    anchor_mask, class_prototypes, contrastive_loss, hard_pixels, negative_mask, normalised_entropy,
+    ohem_cross_entropy, pseudo_label_weights, pseudo_labels,
+)
+from ..runtime.ops import sample_pixels
 from ..scenes import SceneDataset
-from ..training import flush_denormals
+from ..runtime.devices import flush_denormals
 
 # %% ../../nbs/explore/06_losses.ipynb #0fa71552
 class View(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from ..data import paste_augment
+from ..augmentation import paste_augment
 from ..labels import CITYSCAPES, IGNORE, LabelSpace
 from ..mixing import class_boxes, connected_regions, copy_paste, count_in_cells, cutmix
 from ..scenes import SceneDataset

@@ -26,13 +26,13 @@ from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from ..data import weak_augment
+from ..augmentation import weak_augment
 from ..labels import CITYSCAPES
 from ..losses import supervised_loss
 from ..models import DeepLabV3Plus
 from ..scenes import SceneDataset
-from ..store import atomic_write_bytes
-from ..training import flush_denormals
+from ..runtime.files import atomic_write_bytes
+from ..runtime.devices import flush_denormals
 
 # %% ../../nbs/explore/04_models.ipynb #d615e605
 DEMO_RECIPE = dict(backbone="tf_efficientnet_lite0", embedding_dim=64, aspp_channels=64,
@@ -118,9 +118,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ..labels import IGNORE, LabelSpace, Sample
 from ..metrics import SegmentationMetrics
-from ..models import (
-    ARCHITECTURES, DeepLabV2, EMATeacher, SegmentationNetwork, TimmEncoder, named_tensors, predict_probs, resize, set_dilation_,
-    synchronise_batchnorm)
+from ..backbones import TimmEncoder, set_dilation_
+from stal_nb.models import (
+    ARCHITECTURES, DeepLabV2, EMATeacher, SegmentationNetwork, named_tensors, predict_probs, resize,
+)
+from ..runtime.batchnorm import synchronise_batchnorm
 
 # %% ../../nbs/explore/04_models.ipynb #f8fdf83c
 def pca_colours(

@@ -17,7 +17,7 @@ import torch
 from matplotlib import pyplot as plt
 from torch import Tensor
 
-from ..data import Window, interpolate_ids, nearest_index
+from ..augmentation import Window, interpolate_ids, nearest_index
 from .losses import View, chart, draw_contrast, kept_picture, panels, spotlight, verdict_picture
 from ..labels import CITYSCAPES, IGNORE
 from ..losses import contrastive_loss, pseudo_labels

@@ -35,17 +35,21 @@ from torch.nn import functional as F
 
 import stal_nb
 from ..banks import ConfidenceBank
-from ..errors import ConfigError
+from ..runtime.errors import ConfigError
 from .models import demo_model
 from .scenes import photograph
 from .uncertainty import PredictedScenes, bare, jpeg, pale, predict_images, predicted_scenes, still
 from ..labels import CITYSCAPES, IGNORE, LabelSpace
-from ..rounds import Run, strip_scores
+from ..run import Run
+from ..scoring import strip_scores
 from ..scenes import SceneDataset
-from ..selection import (
-    STRATEGIES, Region, StrategyInput, group_quotas, k_center, region_mask, ripu_map, select, select_regions, top_k, unit_of)
-from ..store import atomic_write_bytes
-from ..training import flush_denormals, predict_logits
+from stal_nb.selection import (
+    STRATEGIES, Region, StrategyInput, group_quotas, k_center, region_mask, ripu_map, select, select_regions,
+    top_k, unit_of,
+)
+from ..runtime.files import atomic_write_bytes
+from ..models import predict_logits
+from ..runtime.devices import flush_denormals
 from ..uncertainty import MEASURES, bald, dropout_passes, entropy, image_score
 
 CHOSEN = (214, 39, 40)  # frame of what is asked for

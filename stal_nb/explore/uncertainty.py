@@ -41,17 +41,22 @@ from torch.utils.data import Dataset
 
 import stal_nb
 from ..annotation import ids_of
-from ..errors import ConfigError, StalError
+from ..runtime.errors import ConfigError, StalError
 from .models import DEMO_RECIPE, cache_folder, demo_model, recipe_key
 from ..labels import CITYSCAPES, IGNORE, LabelSpace, Sample
-from ..rounds import Run
+from ..run import Run
 from ..scenes import SceneDataset
-from ..store import atomic_write_bytes
-from ..training import Trainer, TrainingConfig, TrainingState, predict_logits
-from ..uncertainty import (
-    MEASURES, OPINION_MEASURES, Calibration, ErrorHistogram, Opinions, bald, class_probs, class_std, dropout_passes, ensemble_passes, entropy,
-    error_auroc, evaluating, expected_entropy, image_score, least_confidence, margin, mean_std, region_impurity, region_uncertainty,
-    reliability, ripu, sparsification, variation_ratio)
+from ..runtime.files import atomic_write_bytes
+from ..config import TrainingConfig
+from ..models import predict_logits
+from ..step import TrainingState
+from ..trainer import Trainer
+from ..calibration import Calibration, ErrorHistogram, error_auroc, reliability, sparsification
+from stal_nb.uncertainty import (
+    MEASURES, ENSEMBLE_MEASURES, Opinions, bald, class_probs, class_std, dropout_passes, ensemble_passes,
+    entropy, evaluating, expected_entropy, image_score, least_confidence, margin, mean_std, region_impurity,
+    region_uncertainty, ripu, variation_ratio,
+)
 
 ERROR, CAUGHT, DROPPED = (214, 39, 40), (255, 160, 30), (170, 170, 170)  # missed error, error under the shade, shaded pixel
 COLOURS = {"entropy": "#7b3294", "margin": "#1b7837", "least_confidence": "#d95f02"}  # one line colour a measure
@@ -480,7 +485,7 @@ def opinions_figure(
     "Predictive entropy as the sum of expected entropy and BALD, the votes and the spread; BALD and the spread stretched to their own largest value."
     figure, axes = plt.subplots(len(heard), 5, figsize=(13, 1.55 * len(heard)), dpi=72, layout="constrained")
     for row, (title, opinions) in zip(np.atleast_2d(axes), heard.items()):
-        for axis, (name, measure) in zip(row, OPINION_MEASURES.items()):
+        for axis, (name, measure) in zip(row, ENSEMBLE_MEASURES.items()):
             value, low = measure(opinions)[0], name in ("bald", "mean_std", "variation_ratio")
             high = value.flatten().kthvalue(int(0.995 * value.numel())).values.item() if low else 1
             text = "BALD" if name == "bald" else name.replace("_", " ")
@@ -503,7 +508,7 @@ def passes_figure(
         heard.add(probs)
         if number in counts:
             for name in names:
-                pair = (OPINION_MEASURES[name](o).flatten()[::7] for o in (heard, reference))
+                pair = (ENSEMBLE_MEASURES[name](o).flatten()[::7] for o in (heard, reference))
                 lines[name].append(rank_correlation(*pair))
     figure, axis = plt.subplots(figsize=(5.6, 2.7), dpi=80, layout="constrained")
     for (name, line), colour in zip(lines.items(), ("#7b3294", "#b2182b", "#2166ac", "#1b7837")):
@@ -608,7 +613,7 @@ def judge_measures(
             if stream is not None:
                 heard = Opinions(stream)
                 for name in ("predictive_entropy", "bald", "variation_ratio", "mean_std"):
-                    maps[f"{kind}_{name}"] = OPINION_MEASURES[name](heard)
+                    maps[f"{kind}_{name}"] = ENSEMBLE_MEASURES[name](heard)
                     labels[f"{kind}_{name}"] = f"{kind}: {'BALD' if name == 'bald' else name.replace('_', ' ')}"
         for name, value in maps.items():
             finders[name].add(value, wrong, valid)
