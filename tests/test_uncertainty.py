@@ -89,12 +89,34 @@ def test_what_is_not_a_batch_of_probabilities_is_refused(function, bad, found):
 
 
 @pytest.mark.parametrize("change, message", [
-    (lambda p: p.log(), "logits, call .softmax"), (lambda p: p * 0.98, "class sums from 0.98"),
+    (lambda p: p.log(), "logits, call .softmax"), (lambda p: p * 0.97, "class sums from 0.97"),
     (lambda p: p.masked_fill(p == p.max(), torch.nan), "1 values"),
     (lambda p: p.masked_fill(p == p.max(), torch.inf), "NaN or infinite"), (lambda p: p.movedim(1, 3), "dimension 1 is the class")])
 def test_check_probs_names_what_is_wrong(change, message):
     with pytest.raises(ConfigError, match=f"^saved.pt: found .*{message}"):
         check_probs(change(some_probs()), "saved.pt")
+
+
+@pytest.mark.parametrize("measure", MEASURES.values())
+def test_the_maps_refuse_what_is_no_probability(measure):
+    "Logits gave a number that looked like an entropy; NaN went through to the ranking."
+    logits = torch.randn(2, 5, 4, 4, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ConfigError, match="for logits, call .softmax"):
+        measure(logits)
+    with pytest.raises(ConfigError, match="for logits, call .softmax"):
+        measure(logits.abs())
+    with pytest.raises(ConfigError, match="80 values that are NaN"):
+        measure(torch.full((1, 5, 4, 4), torch.nan))
+    assert measure(torch.empty(2, 5, 4, 4, device="meta").softmax(1)).shape == (2, 4, 4)
+
+
+def test_elsewhere_than_on_a_cpu_nobody_waits_for_the_check(monkeypatch):
+    "The assertion of the device gets the verdict as a tensor; nothing reads a number back."
+    asked = []
+    monkeypatch.setattr(torch, "_assert_async", lambda fine, message: asked.append((fine, message)))
+    monkeypatch.setattr(torch.Tensor, "is_cpu", property(lambda self: False))
+    assert check_probs(some_probs(), "saved.pt") == some_probs().shape[1] and check_probs(some_probs().log(), "saved.pt")
+    assert [bool(fine) for fine, _ in asked] == [True, False] and asked[0][1].startswith("saved.pt: expected probabilities")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
@@ -311,7 +333,7 @@ def test_opinions_keep_their_type_and_stay_in_range(dtype):
 @pytest.mark.parametrize("bad, message", [
     ([], "opinions: found none"), (torch.rand(3, 4), r"opinions: found \(3, 4\)"),
     (torch.rand(2, 1, 1, 3, 3), r"probs: found \(1, 1, 3, 3\)"), (torch.zeros(2, 1, 3, 4, 4, dtype=torch.int64), "torch.int64"),
-    ([torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 5)], "like the 1 opinions before")])
+    ([torch.full((1, 4, 4, 4), 0.25), torch.full((1, 4, 4, 5), 0.25)], "like the 1 opinions before")])
 def test_what_is_no_set_of_opinions_is_refused(bad, message):
     for measure in (*ENSEMBLE_MEASURES.values(), class_std):
         with pytest.raises(ConfigError, match=message):

@@ -155,6 +155,10 @@ def main(arguments: list[str] | None = None) -> int:
             part, tests = run_pytest(arguments_of_part, processes)
             status, failed = status or part, failed + tests
     print(f"\nTests took {time.monotonic() - start:.0f} s.", flush=True)
+    if Path(sys.prefix).name == ".venv-latest":
+        from tools.lock import differences
+
+        print("\n".join(differences() or ["All packages have the tested versions."]), flush=True)
     if failed:
         print("FAILED:\n" + "\n".join(f"  {name}" for name in failed) + f"\nOnce more, only these:\n  {repeat_line(failed)}", flush=True)
     return status or int(bool(failed))
