@@ -22,7 +22,7 @@ def leaves_the_process_as_it_was():
     def state():
         torch = sys.modules.get("torch")
         numbers = (torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled()) if torch else None
-        own = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "TORCH", "TRITON"))}  # the latter two: set by compiling
+        own = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "TORCH", "_TORCH", "TRITON"))}  # the latter two: set by compiling
         return {"__main__": sys.modules["__main__"], "current folder": os.getcwd(), "environment": own, "torch": numbers}
 
     before = state()
@@ -30,18 +30,25 @@ def leaves_the_process_as_it_was():
     after = state()
     before["torch"] = before["torch"] or after["torch"]
     changed = [name for name in before if before[name] != after[name]]
-    assert not changed, f"left changed: {', '.join(changed)}"
+    variables = dict(before["environment"].items() ^ after["environment"].items())
+    assert not changed, f"left changed: {', '.join(changed)} {', '.join(sorted(variables))}"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items):
-    "What asks for the browser is marked so."
+    """What asks for the browser is marked so. Tests that share a fixture of their module stay in one process.
+
+    Slow ones begin, so that no core waits in the end; the order of each kind stays random."""
     for item in items:
         if "chromium" in item.fixturenames:
             item.add_marker("browser")
+        if any(definitions[-1].scope == "module" for definitions in item._fixtureinfo.name2fixturedefs.values()):
+            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 def pytest_terminal_summary(terminalreporter):
     "Write the ids of what failed into the file that STAL_NB_FAILED names, for `make test`."
     if told := os.environ.get("STAL_NB_FAILED"):
         reports = [r for kind in ("failed", "error") for r in terminalreporter.stats.get(kind, [])]
-        Path(told).write_text("".join(f"{name}\n" for name in dict.fromkeys(r.nodeid for r in reports)))
+        Path(told).write_text("".join(f"{name}\n" for name in dict.fromkeys(r.nodeid.split("@")[0] for r in reports)))  # "@": its group

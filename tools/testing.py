@@ -108,7 +108,7 @@ def run_pytest(arguments: list[str], at_once: int) -> tuple[int, list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "failed"
         environment = {**os.environ, "MPLBACKEND": "agg", "STAL_NB_FAILED": str(told)}
-        several = ["-n", str(at_once), "--dist", "loadfile"] if at_once > 1 else []
+        several = ["-n", str(at_once), "--dist", "loadgroup"] if at_once > 1 else []
         status = subprocess.call([sys.executable, "-m", "pytest", *several, *arguments], cwd=ROOT, env=environment)
         return (0 if status == 5 else status), told.read_text().splitlines() if told.exists() else []  # 5: no test is left by the marks
 
