@@ -55,7 +55,7 @@ def test_names_are_shown_as_they_are(page):
 
 def test_it_fits_a_phone(run, new_page):
     page = new_page(width=390, height=850)
-    page.goto((run.path / "report.html").as_uri())
+    page.goto(write_report(run).as_uri())
     page.wait_for_load_state("load")
     assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
