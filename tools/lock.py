@@ -7,7 +7,6 @@ PyTorch, and what only it asks for, is left out: it stays the range of settings.
 """
 from __future__ import annotations
 
-import configparser
 import importlib.metadata
 import os
 import shlex
@@ -20,7 +19,8 @@ from packaging.markers import UndefinedEnvironmentName
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parent.parent
+from tools.docs import ROOT, read_settings
+
 FILE = ROOT / "constraints.txt"
 OF_TORCH = ("torch", "torchvision", "triton", "sympy", "mpmath", "setuptools", "nvidia-", "cuda-")  # names, or beginnings that end with a dash
 HEAD = """# The versions that were tested, for Python {oldest} and newer on every platform: made by `make lock`, used by `make demo` and `make test`.
@@ -30,9 +30,7 @@ HEAD = """# The versions that were tested, for Python {oldest} and newer on ever
 
 def requirements() -> list[str]:
     "All that settings.ini asks for, of the library, the notebooks and development."
-    parser = configparser.ConfigParser(delimiters=["="])
-    parser.read(ROOT / "settings.ini", encoding="utf-8")
-    settings = parser["DEFAULT"]
+    settings = read_settings()
     return [r for name in ("requirements", "notebooks_requirements", "dev_requirements") for r in shlex.split(settings[name])]
 
 
@@ -52,9 +50,7 @@ def resolve(oldest: str, *options: str) -> list[str]:
 
 def write() -> int:
     "Store the newest versions. An error leaves the file as it was."
-    parser = configparser.ConfigParser(delimiters=["="])
-    parser.read(ROOT / "settings.ini", encoding="utf-8")
-    oldest = parser["DEFAULT"]["min_python"]
+    oldest = read_settings()["min_python"]
     try:
         lines = resolve(oldest)
     except subprocess.CalledProcessError as error:

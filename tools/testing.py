@@ -21,6 +21,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from tools.browser import NoBrowser, get_browser
+from tools.docs import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 900  # seconds for one notebook
@@ -36,8 +37,7 @@ def workers() -> int:
 
 def all_notebooks() -> list[Path]:
     "Every notebook, long ones first."
-    found = (f for f in (ROOT / "nbs").rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in f.relative_to(ROOT).parts))
-    return sorted(found, key=lambda f: (FIRST.index(f.stem) if f.stem in FIRST else len(FIRST), -f.stat().st_size))
+    return sorted(notebooks(ROOT / "nbs"), key=lambda f: (FIRST.index(f.stem) if f.stem in FIRST else len(FIRST), -f.stat().st_size))
 
 
 def changed_notebooks() -> list[Path]:
@@ -64,16 +64,16 @@ def run_notebook(notebook: Path, output: str) -> None:
     os._exit(0 if passed else 1)  # threads of a notebook do not keep the process
 
 
-def test_notebooks(notebooks: list[Path], at_once: int) -> list[str]:
+def test_notebooks(files: list[Path], at_once: int) -> list[str]:
     "Run notebooks, several at once; one line each as it ends. Returns the names of those that failed."
     can_fork = sys.platform.startswith("linux")  # a fork has everything imported already
     context = multiprocessing.get_context("fork" if can_fork else "spawn")
-    if can_fork and notebooks:
+    if can_fork and files:
         import matplotlib.pyplot  # noqa: F401
         import nbdev.test  # noqa: F401
         import plotly.graph_objects  # noqa: F401
         import torchvision  # noqa: F401
-    waiting, running, failed = list(notebooks), {}, []
+    waiting, running, failed = list(files), {}, []
     with tempfile.TemporaryDirectory() as folder:
         while waiting or running:
             while waiting and len(running) < at_once:
@@ -129,8 +129,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.testing", description="Every notebook, then pytest. Other arguments go to pytest.")
     parser.add_argument("--fast", action="store_true", default=os.environ.get("FAST", "") not in ("", "0"), help="changed notebooks, and the quick tests")
     options, rest = parser.parse_known_args(arguments)
-    notebooks, others = [Path(a).resolve() for a in rest if a.endswith(".ipynb")], [a for a in rest if not a.endswith(".ipynb")]
-    for missing in [n for n in notebooks if not n.is_file()]:
+    files, others = [Path(a).resolve() for a in rest if a.endswith(".ipynb")], [a for a in rest if not a.endswith(".ipynb")]
+    for missing in [n for n in files if not n.is_file()]:
         print(f"{missing}: not found, expected a notebook", file=sys.stderr)
         return 2
     start, at_once = time.monotonic(), workers()
@@ -138,10 +138,10 @@ def main(arguments: list[str] | None = None) -> int:
         os.environ.setdefault(name, str(max(1, (os.cpu_count() or 1) // at_once)))
     failed, status = [], 0
     if not rest:
-        notebooks = changed_notebooks() if options.fast else all_notebooks()
-    if notebooks:
+        files = changed_notebooks() if options.fast else all_notebooks()
+    if files:
         print(f"Notebooks from top to bottom, {at_once} at a time:", flush=True)
-        failed += test_notebooks(notebooks, at_once)
+        failed += test_notebooks(files, at_once)
     if others or not rest:
         try:
             os.environ["CHROMIUM"] = get_browser()
