@@ -33,20 +33,25 @@ def chromium():
         browser.close()
 
 
+def open_page(chromium, width=1300, height=1000, **options):
+    "A page with a list `problems` of console errors, page errors, failed files and requests to a network."
+    page = chromium.new_page(viewport={"width": width, "height": height}, **options)
+    page.problems = []
+    page.on("console", lambda m: page.problems.append(f"console: {m.text}") if m.type == "error" else None)
+    page.on("pageerror", lambda e: page.problems.append(f"page: {e}"))
+    page.on("requestfailed", lambda r: page.problems.append(f"failed: {r.url}"))
+    page.on("request", lambda r: page.problems.append(f"network: {r.url}") if leaves_the_machine(r.url) else None)
+    return page
+
+
 @pytest.fixture
 def new_page(chromium):
-    "A function that opens a page; each page has a list `problems` of console errors, page errors, failed files and requests to a network."
+    "`open_page`; what it opened is closed after the test."
     opened = []
 
-    def make(width=1300, height=1000, **options):
-        page = chromium.new_page(viewport={"width": width, "height": height}, **options)
-        page.problems = []
-        page.on("console", lambda m: page.problems.append(f"console: {m.text}") if m.type == "error" else None)
-        page.on("pageerror", lambda e: page.problems.append(f"page: {e}"))
-        page.on("requestfailed", lambda r: page.problems.append(f"failed: {r.url}"))
-        page.on("request", lambda r: page.problems.append(f"network: {r.url}") if leaves_the_machine(r.url) else None)
-        opened.append(page)
-        return page
+    def make(*size, **options):
+        opened.append(open_page(chromium, *size, **options))
+        return opened[-1]
 
     yield make
     for page in opened:

@@ -34,21 +34,32 @@ def leaves_the_process_as_it_was():
     assert not changed, f"left changed: {', '.join(changed)} {', '.join(sorted(variables))}"
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """What asks for the browser is marked so. Tests that share a fixture of their module stay in one process.
-
-    Slow ones begin, so that no core waits in the end; the order of each kind stays random."""
+    "What asks for the browser is marked so. Slow tests begin, so that no core waits in the end; the order of each kind stays random."
     for item in items:
         if "chromium" in item.fixturenames:
             item.add_marker("browser")
-        if any(definitions[-1].scope == "module" for definitions in item._fixtureinfo.name2fixturedefs.values()):
-            item.add_marker(pytest.mark.xdist_group(item.module.__name__))
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "Tests of a file with a fixture of its module go to one process, which makes it once; all others to whichever is free."
+    from xdist.scheduler import LoadScopeScheduling
+
+    folder = Path(__file__).resolve().parent
+    shared = {file.name for file in folder.glob("test_*.py") if 'scope="module"' in file.read_text()}
+
+    class ByModuleFixture(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return file if Path(file).name in shared else nodeid
+
+    return ByModuleFixture(config, log)
 
 
 def pytest_terminal_summary(terminalreporter):
     "Write the ids of what failed into the file that STAL_NB_FAILED names, for `make test`."
     if told := os.environ.get("STAL_NB_FAILED"):
         reports = [r for kind in ("failed", "error") for r in terminalreporter.stats.get(kind, [])]
-        Path(told).write_text("".join(f"{name}\n" for name in dict.fromkeys(r.nodeid.split("@")[0] for r in reports)))  # "@": its group
+        Path(told).write_text("".join(f"{name}\n" for name in dict.fromkeys(r.nodeid for r in reports)))

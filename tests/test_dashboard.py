@@ -428,7 +428,7 @@ def test_durations_and_plans_are_in_people_s_units():
 
 # -- JupyterLab ------------------------------------------------------------------------------------------------------------------------
 
-LONGER = {"source_steps": 100, "round_steps": [12, 8], "checkpoint_every": 25}
+LONGER = {"source_steps": 60, "round_steps": [4, 3], "checkpoint_every": 20}
 CELLS = ["""
 import sys
 sys.path.insert(0, {tests!r})
@@ -436,10 +436,10 @@ from stal_nb.explore.dashboard import RunDashboard
 from stal_nb.run import Run
 from tiny import tiny
 run = Run.create(tiny(**{longer!r}), "here")
-dashboard = RunDashboard(run, {{"all labels": 33.3}}, every=0.5)
+dashboard = RunDashboard(run, {{"all labels": 33.3}}, every=1)
 dashboard
 """, "print('the kernel', 'answers', 6 * 7)", """
-other = RunDashboard("shell", every=0.5)
+other = RunDashboard("shell", every=1)
 other
 """]
 
@@ -498,7 +498,7 @@ def test_a_person_starts_pauses_and_resumes_in_jupyterlab(tmp_path, new_page, ju
 
             here.press("Pause")
             here.wait("stopped", seconds=60)
-            assert before <= here.step < 100 and not (desk / "here/source/metrics.json").exists()
+            assert before <= here.step < 60 and not (desk / "here/source/metrics.json").exists()
             assert here.step == saved_step(desk / "here/source")
 
             shell = on_the_command_line(desk, "resume", "here")  # begun in the notebook, continued in the shell

@@ -24,7 +24,7 @@ from together import start
 
 pytestmark = pytest.mark.slow
 
-KILLS = 32
+KILLS = 16
 
 
 def finish(path):

@@ -2,6 +2,7 @@
 import json
 
 import pytest
+from browser import open_page
 
 from stal_nb.explore.rounds import comparison_figure, comparison_table, gap_figure, provenance, write_report
 from stal_nb.run import Run
@@ -16,12 +17,14 @@ def run(tmp_path_factory):
     return run
 
 
-@pytest.fixture
-def page(run, new_page):
-    page = new_page()
+@pytest.fixture(scope="module")
+def page(run, chromium):
+    "The report, opened once: its tests only look."
+    page = open_page(chromium)
     page.goto(write_report(run).as_uri())
     page.wait_for_load_state("load")
-    return page
+    yield page
+    page.close()
 
 
 def test_it_opens_without_errors_and_without_a_network(page):
@@ -53,11 +56,13 @@ def test_names_are_shown_as_they_are(page):
     assert page.locator("h1").text_content() == "STAL run: <tiny & small>"
 
 
-def test_it_fits_a_phone(run, new_page):
-    page = new_page(width=390, height=850)
-    page.goto(write_report(run).as_uri())
-    page.wait_for_load_state("load")
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+def test_it_fits_a_phone(page):
+    before = page.viewport_size
+    page.set_viewport_size({"width": 390, "height": 850})
+    try:
+        page.wait_for_function("document.documentElement.scrollWidth <= 400")
+    finally:
+        page.set_viewport_size(before)
 
 
 def test_a_run_that_is_not_complete_is_reported_as_far_as_it_is(tmp_path, new_page):

@@ -5,11 +5,13 @@
     python -m tools.testing nbs/06_losses.ipynb tests/test_banks.py::test_name      just these; options that are not named here go to pytest
 
 `make test FAST=1` and `make test ARGS="nbs/06_losses.ipynb"` say the same. Each notebook runs in a process of its own and is told with its time when
-it ends; pytest runs one process a core, then the tests marked `alone` by themselves. Last stands what failed, with the line that repeats it.
+it ends; pytest runs one process more than there are cores, because tests wait for browsers and other processes. Last stands what failed, with the
+line that repeats it.
 """
 from __future__ import annotations
 
 import argparse
+import importlib
 import multiprocessing
 import os
 import re
@@ -26,6 +28,9 @@ from tools.docs import notebooks
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 900  # seconds for one notebook
 FIRST = ("04_models", "20_full_rounds", "13_run", "09_uncertainty", "trainer", "08_mixing")  # long ones; the first trains what others wait for
+
+PRELOADED = ("matplotlib.pyplot", "nbdev.test", "plotly.express", "torchvision", "timm", "pandas", "scipy.ndimage", "skimage.segmentation", "accelerate",
+             "anywidget", "torch.utils.tensorboard")  # what most notebooks import, some seconds each time
 
 
 def workers() -> int:
@@ -66,13 +71,11 @@ def run_notebook(notebook: Path, output: str) -> None:
 
 def test_notebooks(files: list[Path], at_once: int) -> list[str]:
     "Run notebooks, several at once; one line each as it ends. Returns the names of those that failed."
-    can_fork = sys.platform.startswith("linux")  # a fork has everything imported already
+    can_fork = sys.platform.startswith("linux")  # a fork has imported these already
     context = multiprocessing.get_context("fork" if can_fork else "spawn")
     if can_fork and files:
-        import matplotlib.pyplot  # noqa: F401
-        import nbdev.test  # noqa: F401
-        import plotly.graph_objects  # noqa: F401
-        import torchvision  # noqa: F401
+        for module in PRELOADED:
+            importlib.import_module(module)
     waiting, running, failed = list(files), {}, []
     with tempfile.TemporaryDirectory() as folder:
         while waiting or running:
@@ -108,7 +111,7 @@ def run_pytest(arguments: list[str], at_once: int) -> tuple[int, list[str]]:
     with tempfile.TemporaryDirectory() as folder:
         told = Path(folder) / "failed"
         environment = {**os.environ, "MPLBACKEND": "agg", "STAL_NB_FAILED": str(told)}
-        several = ["-n", str(at_once), "--dist", "loadgroup"] if at_once > 1 else []
+        several = ["-n", str(at_once)] if at_once > 1 else []  # how tests are shared out: tests/conftest.py
         status = subprocess.call([sys.executable, "-m", "pytest", *several, *arguments], cwd=ROOT, env=environment)
         return (0 if status == 5 else status), told.read_text().splitlines() if told.exists() else []  # 5: no test is left by the marks
 
@@ -148,12 +151,10 @@ def main(arguments: list[str] | None = None) -> int:
         except NoBrowser as problem:
             print(problem, file=sys.stderr)
             return 1
-        chosen = "not slow and not browser and " if options.fast else ""
-        parts = [(others, 1)] if others else [(["-m", f"{chosen}not alone"], at_once), (["-m", f"{chosen}alone"], 1)]
-        for arguments_of_part, processes in parts:
-            print(f"\npytest {' '.join(arguments_of_part)}, {processes} at a time:", flush=True)
-            part, tests = run_pytest(arguments_of_part, processes)
-            status, failed = status or part, failed + tests
+        arguments, processes = (others, 1) if others else (["-m", "not slow and not browser"] if options.fast else [], at_once + 1)
+        print(f"\npytest {' '.join(arguments)}, {processes} at a time:", flush=True)
+        status, tests = run_pytest(arguments, processes)
+        failed += tests
     print(f"\nTests took {time.monotonic() - start:.0f} s.", flush=True)
     if Path(sys.prefix).name == ".venv-latest":
         from tools.lock import differences
