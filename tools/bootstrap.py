@@ -90,7 +90,7 @@ def pip_install(python, root, latest):
     """Install the project for development, with the tested versions or the newest ones, showing what pip does."""
     command = ["pip", "install", "-e", ".[notebooks,dev]"] + (["--upgrade", "--upgrade-strategy", "eager"] if latest else ["-c", "constraints.txt"])
     say("$ %s   (the first time: some minutes and several GB, most of it PyTorch)" % " ".join(command))
-    lines, quiet = [], ["--disable-pip-version-check", "--no-input", "--progress-bar", "off"]
+    lines, quiet = [], ["--no-compile", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]  # Python compiles what is used: 30 s less
     with subprocess.Popen([str(python), "-m"] + command + quiet, cwd=str(root), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
         for raw in process.stdout:
             lines.append(raw.decode(errors="replace").strip())
