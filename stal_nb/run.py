@@ -577,11 +577,11 @@ class Run:
     def annotate(
         self,
         annotator: str = "person",  # who labels, for the log
-        **options: Any,  # of the widget, see `stal_nb.explore.annotation.Annotator`
+        **options: Any,  # of the widget, see `stal_nb.app.annotator.Annotator`
     ):  # the widget; show it as the last line of a cell
         """The widget with the images that the run waits for, begun from its own predictions, most uncertain pixels marked. When it says that all are
         done, `advance` or `finish` goes on. Raises `ConfigError` if the run waits for nobody."""
-        from stal_nb.explore.annotation import Annotator, predictor
+        from stal_nb.app.annotator import Annotator, predictor
 
         if not self.awaiting:
             raise ConfigError(f"run {self.path}: found stage {self.stage!r}, expected one that waits for labels (annotator='person'; advance the run first)")

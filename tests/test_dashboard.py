@@ -16,10 +16,14 @@ import pytest
 
 from browser import open_notebook, run_cell
 from stal_nb.runtime.errors import AwaitingLabels, ConfigError, StalError, StoreError
-from stal_nb.explore import dashboard as d
-from stal_nb.explore.dashboard import (
-    Curve, RunDashboard, RunFolder, Status, Tail, dashboard_picture, duration, pause, plan_table, query_thumbnails, saved_step, start)
-from stal_nb.explore.rounds import RunForm, preset_table
+from stal_nb.app import run_folder as d
+from figures.planning import plan_table
+from stal_nb.app.dashboard import RunDashboard, query_thumbnails
+from stal_nb.app.dashboard_picture import dashboard_picture
+from stal_nb.app.run_folder import Curve, RunFolder, Status, Tail, duration, saved_step
+from stal_nb.app.run_process import pause, start
+from figures.runs import preset_table
+from stal_nb.app.form import RunForm
 from stal_nb.labels import CITYSCAPES
 from stal_nb.config import PRESETS
 from stal_nb.run import Run
@@ -432,7 +436,7 @@ LONGER = {"source_steps": 100, "round_steps": [12, 8], "checkpoint_every": 25}
 CELLS = ["""
 import sys
 sys.path.insert(0, {tests!r})
-from stal_nb.explore.dashboard import RunDashboard
+from stal_nb.app.dashboard import RunDashboard
 from stal_nb.run import Run
 from tiny import tiny
 run = Run.create(tiny(**{longer!r}), "here")

@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from stal_nb.explore.rounds import comparison_figure, comparison_table, gap_figure, provenance, write_report
+from figures.runs import comparison_figure, comparison_table, gap_figure, provenance
+from stal_nb.app.report import write_report
 from stal_nb.run import Run
 from tiny import tiny
 

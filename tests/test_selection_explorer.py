@@ -11,20 +11,9 @@ from PIL import Image
 
 from browser import open_notebook, run_cell
 from stal_nb.runtime.errors import ConfigError
-from stal_nb.explore.selection import (
-    STRATEGIES,
-    PredictedScenes,
-    ScoredPool,
-    SelectionExplorer,
-    explain,
-    image_contents,
-    ranks_of,
-    read_strategies,
-    run_pool,
-    select,
-    strategies_figure,
-    strategies_table,
-)
+from figures.strategies import read_strategies, strategies_figure, strategies_table
+from stal_nb.app.selection_explorer import PredictedScenes, ScoredPool, SelectionExplorer, explain, image_contents, ranks_of, run_pool
+from stal_nb.selection import STRATEGIES, select
 from stal_nb.scenes import SceneDataset
 from stal_nb.selection import StrategyInput
 from stal_nb.uncertainty import entropy
@@ -296,7 +285,7 @@ CELLS = ["""
 import sys
 sys.path.insert(0, {tests!r})
 from test_selection_explorer import a_pool
-from stal_nb.explore.selection import SelectionExplorer
+from stal_nb.app.selection_explorer import SelectionExplorer
 pool = a_pool()
 explorer = SelectionExplorer(pool)
 explorer

@@ -10,7 +10,7 @@ from torch import nn
 
 from browser import open_notebook, press_run
 from stal_nb.runtime.errors import ConfigError
-from stal_nb.explore.uncertainty import EXPLORED, UncertaintyExplorer, likeliest, shade_scale
+from stal_nb.app.uncertainty_explorer import EXPLORED, UncertaintyExplorer, likeliest, shade_scale
 from stal_nb.labels import CITYSCAPES, IGNORE, Sample
 from stal_nb.scenes import SceneDataset
 from stal_nb.calibration import sparsification
@@ -234,7 +234,7 @@ CELL = """
 import sys
 sys.path.insert(0, {tests!r})
 from test_uncertainty_explorer import Colours
-from stal_nb.explore.uncertainty import UncertaintyExplorer
+from stal_nb.app.uncertainty_explorer import UncertaintyExplorer
 from stal_nb.scenes import SceneDataset
 explorer = UncertaintyExplorer(SceneDataset("real", 3, size=(256, 512)), {{"early": Colours(0), "late": Colours(1)}}, passes=4)
 explorer
