@@ -1,6 +1,7 @@
 """Pictures for 11 Annotation."""
 
-from typing import Any, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -38,7 +39,8 @@ def class_shares_of_boundary(
     samples: Sequence[Sample],
     label_space: LabelSpace,
 ) -> tuple[np.ndarray, np.ndarray]:  # (C,) share of pixels, (C,) share of boundary; each sums to 1
-    "How much of the pixels, and how much of the boundary, each class has. A boundary belongs half to the class on either side."
+    """How much of the pixels, and how much of the boundary, each class has. A boundary belongs half to the class on
+    either side."""
     pixels, edges = np.zeros(256), np.zeros(256)
     for sample in samples:
         ids = sample.labels.numpy()
@@ -61,15 +63,18 @@ def boundary_figure(
     edges = boundary_map(sample.labels)
     _show(axes[0], _picture(sample.image), "the image")
     _show(axes[1], label_space.colorize(sample.labels), "what a person has to draw")
-    _show(axes[2], faded(sample.image, edges, label_space.colorize(sample.labels)), f"pixels at a boundary: {edges.float().mean():.0%}")
+    _show(axes[2], faded(sample.image, edges, label_space.colorize(sample.labels)),
+          f"pixels at a boundary: {edges.float().mean():.0%}")
     pixels, shares = class_shares_of_boundary(samples, label_space)
     order = np.argsort(-(shares / np.maximum(pixels, 1e-6)))
     order = order[pixels[order] > 0]
     axis = bottom.subplots()
     place = np.arange(len(order))
     axis.bar(place - 0.2, 100 * pixels[order], 0.38, color="#c8c8c8", label="share of the pixels")
-    axis.bar(place + 0.2, 100 * shares[order], 0.38, color=np.array(label_space.palette)[order] / 255, edgecolor="black", linewidth=0.6)
-    axis.bar(0, 0, color="white", edgecolor="black", linewidth=0.6, label="share of the boundary (in the colour of the class)")
+    axis.bar(place + 0.2, 100 * shares[order], 0.38, color=np.array(label_space.palette)[order] / 255,
+             edgecolor="black", linewidth=0.6)
+    axis.bar(0, 0, color="white", edgecolor="black", linewidth=0.6,
+             label="share of the boundary (in the colour of the class)")
     axis.set_xticks(place, [label_space.classes[k] for k in order], rotation=40, ha="right", fontsize=9)
     axis.set_ylabel("per cent")
     axis.set_title(f"{len(samples)} images, dearest class first (boundary per pixel)", fontsize=9)
@@ -94,13 +99,15 @@ def corrections_figure(
     "Image, prediction, label, and the pixels that the label corrects, one row an image."
     height, width = samples[0].labels.shape
     tall = 3 * height / width + 0.25
-    figure, axes = plt.subplots(len(samples), 4, figsize=(12, len(samples) * tall), dpi=80, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(len(samples), 4, figsize=(12, len(samples) * tall), dpi=80, squeeze=False,
+                                layout="constrained")
     for row, sample, prediction in zip(axes, samples, predictions):
         wrong = corrections(prediction, sample.labels)
         _show(row[0], _picture(sample.image), sample.id)
         _show(row[1], label_space.colorize(prediction), "what the model says")
         _show(row[2], label_space.colorize(sample.labels), "what the label says")
-        _show(row[3], faded(sample.image, wrong, label_space.colorize(sample.labels)), f"what it corrects: {wrong.float().mean():.0%}")
+        _show(row[3], faded(sample.image, wrong, label_space.colorize(sample.labels)),
+              f"what it corrects: {wrong.float().mean():.0%}")
     return figure
 
 
@@ -119,7 +126,8 @@ def score_labels(
             metrics = SegmentationMetrics(annotator.store.label_space)
             metrics.update(answer.where(labels != IGNORE, 0)[None], truth.where(labels != IGNORE, IGNORE)[None])
             scores.append(metrics.compute().miou)
-        rows.append({"id": id, "labelled": 100 * (labels != IGNORE).float().mean().item(), "agreement": scores[0], "of the model": scores[1],
+        rows.append({"id": id, "labelled": 100 * (labels != IGNORE).float().mean().item(), "agreement": scores[0],
+                     "of the model": scores[1],
                      "minutes": seconds / 60, "by the cost model": cost.seconds / 60})
     return rows
 
@@ -130,7 +138,12 @@ def loss_figure(
 ) -> plt.Figure:
     "Loss of each pixel on the model's own answer and on the label, in one scale."
     own = -probs.amax(0).clamp(min=1e-9).log()
-    loss = -probs.gather(0, sample.labels.clamp(max=len(probs) - 1)[None])[0].clamp(min=1e-9).log().where(sample.labels != IGNORE, 0)
+    loss = (
+        -probs.gather(0, sample.labels.clamp(max=len(probs) - 1)[None])[0]
+        .clamp(min=1e-9)
+        .log()
+        .where(sample.labels != IGNORE, 0)
+    )
     height, width = loss.shape
     figure, axes = plt.subplots(1, 3, figsize=(12, 4 * height / width + 0.3), dpi=80, layout="constrained")
     _show(axes[0], _picture(sample.image), "the image")
@@ -153,7 +166,8 @@ def region_figure(
     height, width = mask.shape
     figure, axes = plt.subplots(1, 3, figsize=(12, 4 * height / width + 0.3), dpi=80, layout="constrained")
     _show(axes[0], uncertainty, "uncertainty", cmap="magma", vmin=0, vmax=1)
-    _show(axes[1], _picture(sample.image) * np.where(mask.numpy(), 1, 0.25)[..., None], f"asked for: {mask.float().mean():.1%} of the pixels")
+    _show(axes[1], _picture(sample.image) * np.where(mask.numpy(), 1, 0.25)[..., None],
+          f"asked for: {mask.float().mean():.1%} of the pixels")
     _show(axes[2], faded(sample.image, labels != IGNORE, label_space.colorize(labels)), "bought")
     return figure
 
@@ -173,7 +187,8 @@ def noise_figure(
     for column, (title, labels) in zip(axes.T[1:], noisy.items()):
         wrong = corrections(truth, labels)
         _show(column[0], label_space.colorize(labels), title)
-        _show(column[1], faded(image, wrong, label_space.colorize(labels)), f"wrong: {wrong.float().mean():.1%} of the pixels")
+        _show(column[1], faded(image, wrong, label_space.colorize(labels)),
+              f"wrong: {wrong.float().mean():.1%} of the pixels")
     return figure
 
 

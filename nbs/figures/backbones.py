@@ -1,6 +1,6 @@
 """How far a pixel sees: pictures for 04 Models and runtime/backbones."""
 
-from typing import Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from matplotlib import pyplot as plt
@@ -20,7 +20,8 @@ def influence(
     mixtures: int = 4,  # random mixtures of the channels to average over
     seed: int = 0,
 ) -> Tensor:  # (H,W), largest value 1
-    "How much each image pixel moves the centre pixel of the last map: size of the gradient, averaged over 9 × 9 pixels."
+    """How much each image pixel moves the centre pixel of the last map: size of the gradient, averaged over 9 × 9
+    pixels."""
     leaf = image[None].clone().requires_grad_()
     features = network(leaf)
     centre = features[0, :, features.shape[2] // 2, features.shape[3] // 2]
@@ -29,7 +30,8 @@ def influence(
     for _ in range(mixtures):
         mixture = torch.randn(len(centre), generator=generator)
         total += torch.autograd.grad(centre @ mixture, leaf, retain_graph=True)[0][0].abs().sum(0)
-    smooth = F.avg_pool2d(total[None], 9, stride=1, padding=4, count_include_pad=False)[0]  # the gradient of a network is speckled
+    # the gradient of a network is speckled
+    smooth = F.avg_pool2d(total[None], 9, stride=1, padding=4, count_include_pad=False)[0]
     return smooth / smooth.max()
 
 
@@ -46,7 +48,8 @@ def stack_influence(
     return reached / reached.max()
 
 
-def stack_figure(stacks: Sequence[Sequence[int]] = ((1, 1, 1), (2, 2, 2), (1, 2, 4), (4, 4, 4), (1, 3, 9))) -> plt.Figure:
+def stack_figure(stacks: Sequence[Sequence[int]] = ((1, 1, 1), (2, 2, 2), (1, 2, 4), (4, 4, 4),
+                                                    (1, 3, 9))) -> plt.Figure:
     "The pixels that one output pixel sees through three 3×3 convolutions."
     figure, axes = plt.subplots(1, len(stacks), figsize=(2.5 * len(stacks), 2.9), dpi=80)
     for axis, dilations in zip(axes, stacks):
@@ -54,19 +57,24 @@ def stack_figure(stacks: Sequence[Sequence[int]] = ((1, 1, 1), (2, 2, 2), (1, 2,
         seen = (reached > 0)
         side = 1 + 2 * sum(dilations)
         axis.imshow(reached.sqrt(), cmap="viridis", vmin=0)
-        axis.set_title(f"dilations {', '.join(map(str, dilations))}\nfield {side} × {side}, {int(seen.sum())} pixels seen", fontsize=8.5)
+        axis.set_title(
+            f"dilations {', '.join(map(str, dilations))}\nfield {side} × {side}, {int(seen.sum())} pixels seen",
+            fontsize=8.5,
+        )
         axis.axis("off")
     figure.tight_layout(pad=0.4)
     return figure
 
 
 def grid_figure(
-    cases: Sequence[tuple[str, int, Sequence[int]]] = (  # title, output stride, dilations of the last stage's 3×3 convolutions
+    # title, output stride, dilations of the last stage's 3×3 convolutions
+    cases: Sequence[tuple[str, int, Sequence[int]]] = (
         ("stride 16", 16, (1, 2, 2)), ("stride 16, multi-grid 2, 2, 4", 16, (2, 4, 8)),
         ("stride 8", 8, (2, 4, 4)), ("stride 8, multi-grid 2, 2, 4", 8, (4, 8, 16))),
     crop: int = 769,  # side of the image, pixels
 ) -> plt.Figure:
-    "From which cells of its input map the last stage of a ResNet-101 collects for the centre of a crop; drawn at the scale of the image."
+    """From which cells of its input map the last stage of a ResNet-101 collects for the centre of a crop; drawn at the
+    scale of the image."""
     figure, axes = plt.subplots(1, len(cases), figsize=(3.1 * len(cases), 3.6), dpi=80)
     for axis, (title, stride, dilations) in zip(axes, cases):
         side = -(-crop // stride)
@@ -82,8 +90,10 @@ def grid_figure(
 
 
 def lite0_encoder(output_stride: int, dilated: bool = True) -> nn.Module:
-    "The backbone of the demo model with ImageNet weights; `dilated=False` takes the strides away and forgets to dilate."
-    encoder = TimmEncoder("tf_efficientnet_lite0", output_stride=output_stride, pretrained=True).eval().requires_grad_(False)
+    """The backbone of the demo model with ImageNet weights; `dilated=False` takes the strides away and forgets to
+    dilate."""
+    encoder = TimmEncoder("tf_efficientnet_lite0", output_stride=output_stride,
+                          pretrained=True).eval().requires_grad_(False)
     if not dilated:
         for convolution in (m for m in encoder.modules() if isinstance(m, nn.Conv2d)):
             if convolution.dilation[0] > 1:
@@ -92,20 +102,23 @@ def lite0_encoder(output_stride: int, dilated: bool = True) -> nn.Module:
 
 
 def spread(seen: Tensor) -> float:
-    "Root of the mean squared distance from the centre, in pixels, weighted by influence: a size of the field that is felt."
+    """Root of the mean squared distance from the centre, in pixels, weighted by influence: a size of the field that is
+    felt."""
     y, x = torch.meshgrid(*(torch.arange(n) - n // 2 for n in seen.shape), indexing="ij")
     return float(((x**2 + y**2) * seen).sum().div(seen.sum()).sqrt())
 
 
 def field_figure(sample: Sample) -> plt.Figure:
-    "How far the centre pixel of the last map sees: as trained, with strides taken away, and with dilation in their place."
-    cases = [("stride 32, as trained", 32, True), ("stride 8, strides only taken away", 8, False), ("stride 8, dilated instead", 8, True)]
+    """How far the centre pixel of the last map sees: as trained, with strides taken away, and with dilation in their
+    place."""
+    cases = [("stride 32, as trained", 32, True), ("stride 8, strides only taken away", 8, False),
+             ("stride 8, dilated instead", 8, True)]
     figure, axes = plt.subplots(1, 4, figsize=(12.5, 2.1), dpi=80)
     axes[0].imshow(image_of(sample))
     axes[0].set_title("image, and its centre", fontsize=9)
     for axis, (title, stride, dilated) in zip(axes[1:], cases):
         encoder = lite0_encoder(stride, dilated)
-        seen = influence(lambda x: encoder((x - 0.5) / 0.5).high, sample.image)
+        seen = influence(lambda x, encoder=encoder: encoder((x - 0.5) / 0.5).high, sample.image)
         axis.imshow(seen, cmap="viridis", vmin=0)
         axis.add_patch(plt.Circle(centre_of(seen), spread(seen), fill=False, color="white", linewidth=1.2))
         axis.set_title(f"{title}:\nfelt within {spread(seen):.0f} pixels (circle)", fontsize=9)
@@ -128,7 +141,8 @@ def taps_inside(
     size: tuple[int, int],  # (height, width) of the feature map
     dilation: int,
 ) -> float:  # in [1/9, 1]
-    "Share of the nine taps of a dilated 3×3 convolution that fall on the map and not on its padding, on average over the map."
+    """Share of the nine taps of a dilated 3×3 convolution that fall on the map and not on its padding, on average over
+    the map."""
     inside = [1 + 2 * max(0, n - dilation) / n for n in size]
     return inside[0] * inside[1] / 9
 
@@ -144,7 +158,8 @@ def reach_figure(
 
     def branch(x: Tensor) -> Tensor:  # every weight 1, so that the picture shows the reach and not one channel's taste
         high = encoder((x - 0.5) / 0.5).high
-        return F.conv2d(high, torch.ones(high.shape[1], 1, 3, 3), padding=dilation, dilation=dilation, groups=high.shape[1])
+        return F.conv2d(high, torch.ones(high.shape[1], 1, 3, 3), padding=dilation, dilation=dilation,
+                        groups=high.shape[1])
 
     seen = influence(branch, sample.image, mixtures=2)
     height, width = sample.image.shape[1:]
@@ -156,10 +171,12 @@ def reach_figure(
             inside = 0 <= row < rows and 0 <= column < columns
             corner = column * output_stride, row * output_stride
             axes[0].add_patch(plt.Rectangle(corner, output_stride, output_stride, linewidth=1.6, clip_on=True,
-                                            edgecolor="white" if inside else "crimson", facecolor="none" if inside else "#f7c6cf"))
+                                            edgecolor="white" if inside else "crimson",
+                                            facecolor="none" if inside else "#f7c6cf"))
     axes[0].set(xlim=(-width / 2, 1.5 * width), ylim=(2 * height, -height), facecolor="#eeeeee", xticks=[], yticks=[])
     useful = taps_inside((rows, columns), dilation)
-    axes[0].set_title(f"dilation {dilation} on a {rows} × {columns} map: {useful:.0%} of all taps fall on the map", fontsize=9)
+    axes[0].set_title(f"dilation {dilation} on a {rows} × {columns} map: {useful:.0%} of all taps fall on the map",
+                      fontsize=9)
     axes[1].imshow(seen, cmap="viridis", vmin=0)
     axes[1].set_title(f"image pixels that move the centre pixel: felt within {spread(seen):.0f} pixels", fontsize=9)
     axes[1].axis("off")

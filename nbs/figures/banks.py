@@ -40,13 +40,15 @@ def draw_confidence(
 
 
 def staleness_figure(trace: Trace, depth: float) -> plt.Figure:
-    "How alike two embeddings of a pixel are, by the steps between them; `depth` = age in steps of the oldest entry in the bank."
+    """How alike two embeddings of a pixel are, by the steps between them; `depth` = age in steps of the oldest entry in
+    the bank."""
     figure, axis = plt.subplots(figsize=(6.5, 2.8), dpi=80, layout="constrained")
     for name, colour in (("teacher", "#1f77b4"), ("student", "#d95f02")):
         axis.plot(trace.staleness(name).tolist(), color=colour, label=name)
     axis.axvspan(0, depth, color="0.9", zorder=0)
     axis.text(depth / 2, 0.05, "in the bank", ha="center", fontsize=8, transform=axis.get_xaxis_transform())
-    axis.set(xlabel="age of an embedding, steps", ylabel="cosine between the two", xlim=(0, len(trace.pushed) - 1), ylim=(None, 1.01))
+    axis.set(xlabel="age of an embedding, steps", ylabel="cosine between the two", xlim=(0, len(trace.pushed) - 1),
+             ylim=(None, 1.01))
     axis.legend(frameon=False)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
@@ -86,7 +88,8 @@ def numbered_bank(
     "A bank of one class whose entries are numbered as they come."
     bank = ClassMemoryBank(1, 1, capacity)
     for k in range(pushes):
-        bank.push(torch.arange(k * per_push, (k + 1) * per_push)[:, None].float(), torch.zeros(per_push, dtype=torch.int64))
+        bank.push(torch.arange(k * per_push, (k + 1) * per_push)[:, None].float(),
+                  torch.zeros(per_push, dtype=torch.int64))
     return bank
 
 
@@ -131,14 +134,17 @@ def lane_picture(
     height: int = 8,  # lines a lane; the last one stays white
     width: int = 3,  # columns a slot
 ) -> np.ndarray:  # (C height, K width, 3) uint8
-    "One lane a class: its slots, coloured by the true class of the entry and sorted within each push; orange: the next slot to be written."
+    """One lane a class: its slots, coloured by the true class of the entry and sorted within each push; orange: the
+    next slot to be written."""
     true_classes, positions = filled.snapshots[step - 1]
     num_classes, capacity = true_classes.shape
     everywhere = true_classes[true_classes >= 0].bincount(minlength=256)
-    order = torch.cat([everywhere.argsort(descending=True).argsort(), torch.tensor([256])])  # rank of a class; empty slots (-1) come last
+    # rank of a class; empty slots (-1) come last
+    order = torch.cat([everywhere.argsort(descending=True).argsort(), torch.tensor([256])])
     blocks = true_classes.view(num_classes, -1, filled.per_push)
     blocks = blocks.gather(2, order[blocks].argsort(2)).flatten(1)
-    colours = np.vstack([label_space.palette, np.full((256 - num_classes, 3), 0), [[240, 240, 240]]]).astype(np.uint8)  # -1 = empty
+    # -1 = empty
+    colours = np.vstack([label_space.palette, np.full((256 - num_classes, 3), 0), [[240, 240, 240]]]).astype(np.uint8)
     picture = colours[blocks.numpy()].repeat(height, 0).repeat(width, 1)
     picture[:, ::filled.per_push * width] = 255  # a thin line between two pushes
     for c, slot in enumerate(positions.tolist()):
@@ -182,7 +188,8 @@ def lanes_figure(
     steps: Sequence[int],
 ) -> plt.Figure:
     "The lanes at several times."
-    figure, axes = plt.subplots(1, len(steps), figsize=(3.6 * len(steps) + 1, 4), dpi=80, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(steps), figsize=(3.6 * len(steps) + 1, 4), dpi=80, layout="constrained",
+                                squeeze=False)
     for number, (axis, step) in enumerate(zip(axes[0], steps)):
         draw_lanes(axis, filled, step, label_space, names=number == 0)
     return figure
@@ -209,22 +216,29 @@ def lanes_scrubber(
     label_space: LabelSpace,
     start: int = 12,  # the step shown first
 ) -> go.Figure:
-    "The lanes with a slider through the steps that needs no kernel: every step's picture is stored. On the right what was pushed so far."
+    """The lanes with a slider through the steps that needs no kernel: every step's picture is stored. On the right what
+    was pushed so far."""
     filled, (num_classes, capacity) = trace.filled, trace.filled.snapshots[0][0].shape
-    pictures = [as_png(lane_picture(filled, k + 1, label_space, height=10, width=2)) for k in range(len(filled.snapshots))]
+    pictures = [as_png(lane_picture(filled, k + 1, label_space, height=10, width=2))
+                for k in range(len(filled.snapshots))]
     counts = [[f"{n}" for n in row] for row in trace.pushed.tolist()]
     titles = [f"memory bank after step {k + 1}" for k in range(len(pictures))]
-    figure = go.Figure(go.Scatter(x=[capacity + 4] * num_classes, y=list(range(num_classes)), text=counts[start - 1], mode="text",
+    figure = go.Figure(go.Scatter(x=[capacity + 4] * num_classes, y=list(range(num_classes)), text=counts[start - 1],
+                                  mode="text",
                                   textposition="middle right", textfont=dict(size=11), hoverinfo="skip"))
-    steps = [dict(method="update", label=str(k + 1), args=[{"text": [counts[k]]}, {"images[0].source": picture, "title.text": titles[k]}])
+    steps = [dict(method="update", label=str(k + 1),
+                  args=[{"text": [counts[k]]}, {"images[0].source": picture, "title.text": titles[k]}])
              for k, picture in enumerate(pictures)]
     figure.update_layout(
         title=titles[start - 1], width=820, height=540, margin=dict(l=100, r=10, t=50, b=20), plot_bgcolor="white",
-        images=[dict(source=pictures[start - 1], xref="x", yref="y", x=0, y=-0.5, sizex=capacity, sizey=num_classes, sizing="stretch",
+        images=[dict(source=pictures[start - 1], xref="x", yref="y", x=0, y=-0.5, sizex=capacity, sizey=num_classes,
+                     sizing="stretch",
                      layer="below")],
         sliders=[dict(active=start - 1, steps=steps, currentvalue=dict(prefix="step "), pad=dict(t=40))],
-        xaxis=dict(title="slot", range=[0, capacity + 40], showgrid=False, zeroline=False, tickvals=list(range(0, capacity + 1, 80))),
-        yaxis=dict(range=[num_classes - 0.5, -0.5], tickvals=list(range(num_classes)), ticktext=list(label_space.classes), showgrid=False,
+        xaxis=dict(title="slot", range=[0, capacity + 40], showgrid=False, zeroline=False,
+                   tickvals=list(range(0, capacity + 1, 80))),
+        yaxis=dict(range=[num_classes - 0.5, -0.5], tickvals=list(range(num_classes)),
+                   ticktext=list(label_space.classes), showgrid=False,
                    zeroline=False))
     figure.add_annotation(x=capacity + 22, y=1.0, yref="paper", yanchor="bottom", text="pushed", showarrow=False)
     return figure
@@ -233,7 +247,8 @@ CROP = 7, 11  # cells of the small picture under the pointer
 
 _CROP_CELLS = [f'<span style="color:#%{{customdata[{k}]:03x}}">██</span>' for k in range(CROP[0] * CROP[1])]
 
-HOVER = "%{text}<br>" + "<br>".join("".join(_CROP_CELLS[r * CROP[1]:(r + 1) * CROP[1]]) for r in range(CROP[0])) + "<extra></extra>"
+HOVER = "%{text}<br>" + "<br>".join("".join(_CROP_CELLS[r * CROP[1]:(r + 1) * CROP[1]])
+                                    for r in range(CROP[0])) + "<extra></extra>"
 
 
 def crop_colours(
@@ -241,8 +256,9 @@ def crop_colours(
     y: int,  # the pixel in the middle
     x: int,
     every: int = 3,  # pixels from one cell to the next
-) -> np.ndarray:  # (77,) int16 colours 0xrgb of 4 bits a channel, row by row; white outside of the image, the middle one magenta
-    "A small picture around a pixel, to be drawn with coloured blocks of text."
+) -> np.ndarray:  # (77,) int16 colours 0xrgb of 4 bits a channel, row by row
+    """A small picture around a pixel, to be drawn with coloured blocks of text: white outside of the image, the middle
+    one magenta."""
     rows, columns = CROP
     padded = F.pad(image, (every * columns,) * 2 + (every * rows,) * 2, value=1.0)
     top, left = y + every * rows - every * (rows // 2), x + every * columns - every * (columns // 2)
@@ -259,9 +275,10 @@ def bank_scatter(
     label_space: LabelSpace,
     limit: int = 120,  # points a lane, evenly from its oldest to its newest
 ) -> go.Figure:
-    "Entries of a lane in the principal plane, coloured by their true class; under the pointer where each comes from, and what was there."
+    """Entries of a lane in the principal plane, coloured by their true class; under the pointer where each comes from,
+    and what was there."""
     mean, plane = principal_plane(filled)
-    colours = ["rgb(%d,%d,%d)" % tuple(c) for c in label_space.palette]
+    colours = ["rgb({},{},{})".format(*c) for c in label_space.palette]
     figure, owners, present = go.Figure(), [], set()
     for number, lane in enumerate(lanes):
         c = label_space.index(lane)
@@ -269,30 +286,39 @@ def bank_scatter(
         known = torch.nonzero(origins[:, 4] < label_space.num_classes)[:, 0]
         chosen = known[torch.linspace(0, len(known) - 1, min(limit, len(known))).round().long()]
         xy, origins = ((vectors[chosen] - mean) @ plane).numpy().round(3), origins[chosen].tolist()
-        text = [f"truly <b>{label_space.classes[t]}</b>, pushed in step {step}<br>{PLACES[place].format(scene)}, pixel ({x}, {y})"
-                for place, scene, y, x, t, step in origins]
+        text = [
+            f"truly <b>{label_space.classes[t]}</b>, pushed in step {step}<br>{PLACES[place].format(scene)}, "
+            f"pixel ({x}, {y})"
+            for place, scene, y, x, t, step in origins
+        ]
         unknown = torch.ones(3, 1, 1)  # of a pasted pixel, the picture is not kept
         crops = np.stack([crop_colours(unknown if place > 1 else filled.scenes[("sim", "real")[place]][scene].image,
                                        *((0, 0) if place > 1 else (y, x))) for place, scene, y, x, _, _ in origins])
-        figure.add_scatter(x=xy[:, 0].tolist(), y=xy[:, 1].tolist(), mode="markers", text=text, customdata=crops, hovertemplate=HOVER,
-                           marker=dict(color=[colours[row[4]] for row in origins], size=8, line=dict(color="white", width=0.5)),
+        figure.add_scatter(x=xy[:, 0].tolist(), y=xy[:, 1].tolist(), mode="markers", text=text, customdata=crops,
+                           hovertemplate=HOVER,
+                           marker=dict(color=[colours[row[4]] for row in origins], size=8,
+                                       line=dict(color="white", width=0.5)),
                            visible=number == 0, showlegend=False)
         present |= {row[4] for row in origins}
         centre = ((filled.centres[c] - mean) @ plane).numpy().round(3)
         star = dict(symbol="star", size=18, color=colours[c], line=dict(color="black", width=1.5))
-        figure.add_scatter(x=[float(centre[0])], y=[float(centre[1])], mode="markers", name=f"centre of {lane}", hoverinfo="name",
+        figure.add_scatter(x=[float(centre[0])], y=[float(centre[1])], mode="markers", name=f"centre of {lane}",
+                           hoverinfo="name",
                            marker=star, visible=number == 0)
         owners += [number, number]
     for t in sorted(present):  # the legend: classes are colours in every lane
-        figure.add_scatter(x=[None], y=[None], mode="markers", marker=dict(color=colours[t], size=8), name=label_space.classes[t])
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker=dict(color=colours[t], size=8),
+                           name=label_space.classes[t])
     buttons = [dict(label=f"lane of {lane}", method="update",
-                    args=[{"visible": [o == number for o in owners] + [True] * len(present)}, {"title.text": f"what is probably not {lane}"}])
+                    args=[{"visible": [o == number for o in owners] + [True] * len(present)},
+                          {"title.text": f"what is probably not {lane}"}])
                for number, lane in enumerate(lanes)]
     chosen = [label_space.index(lane) for lane in lanes]
     points = (torch.cat([filled.centres[chosen], *(filled.lane(c)[0] for c in chosen)]) - mean) @ plane
     low, high = points.amin(0) - 0.08, points.amax(0) + 0.08
     figure.update_layout(
-        width=820, height=500, margin=dict(l=40, r=10, t=60, b=40), title=f"what is probably not {lanes[0]}", plot_bgcolor="#fafafa",
+        width=820, height=500, margin=dict(l=40, r=10, t=60, b=40), title=f"what is probably not {lanes[0]}",
+        plot_bgcolor="#fafafa",
         hoverlabel=dict(bgcolor="white", font=dict(family="monospace", size=11, color="black")),
         updatemenus=[dict(buttons=buttons, x=1.0, xanchor="right", y=1.14, yanchor="top")],
         xaxis=dict(title="first principal component", range=[float(low[0]), float(high[0])], zeroline=False),
@@ -360,12 +386,14 @@ def lane_truth_figure(
     bottom = np.zeros(num_classes)
     share = 100 * table / np.maximum(1, table.sum(1, keepdims=True))
     for true_class in np.argsort(-table.sum(0)):
-        axis.bar(range(num_classes), share[:, true_class], bottom=bottom, color=np.array(label_space.palette[true_class]) / 255, width=0.85)
+        axis.bar(range(num_classes), share[:, true_class], bottom=bottom,
+                 color=np.array(label_space.palette[true_class]) / 255, width=0.85)
         axis.bar([true_class], share[true_class, true_class], bottom=bottom[true_class], width=0.85,
                  color="none", edgecolor="white", hatch="xxxx", linewidth=1.2)
         bottom += share[:, true_class]
     axis.set_xticks(range(num_classes), label_space.classes, rotation=45, ha="right", fontsize=8)
-    axis.set(ylabel="% of the lane's entries", title="true class of each lane's entries (white mesh: the lane's own class)")
+    axis.set(ylabel="% of the lane's entries",
+             title="true class of each lane's entries (white mesh: the lane's own class)")
     axis.title.set_fontsize(10)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
@@ -396,7 +424,8 @@ def momentum_figure(
 ) -> plt.Figure:
     "Recorded batch confidences (dots) and the running mean (lines) for some momenta, one panel each."
     steps = np.arange(1, len(trace.batch_confidence) + 1)
-    figure, axes = plt.subplots(1, len(momenta), figsize=(3.9 * len(momenta) + 0.4, 3), dpi=80, sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(momenta), figsize=(3.9 * len(momenta) + 0.4, 3), dpi=80, sharey=True,
+                                squeeze=False)
     for axis, momentum in zip(axes[0], momenta):
         curves = replay(trace.batch_confidence, momentum)
         for name in class_names:
@@ -422,7 +451,9 @@ def momentum_knob(
         plt.show()
 
     values = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.99, 0.999, 1.0)
-    ipywidgets.interact(show, momentum=ipywidgets.SelectionSlider(options=values, value=0.9, description="α", continuous_update=True))
+    ipywidgets.interact(show,
+                        momentum=ipywidgets.SelectionSlider(options=values, value=0.9, description="α",
+                                                            continuous_update=True))
 
 
 def scene_confidence(
@@ -473,14 +504,18 @@ def draw_frequency(
     probs = (1 - trace.confidence[step - 1]).softmax(0)
     seen, ends = share > 0, torch.tensor([1e-5, 1.0])
     axis.plot(ends, ends, color="0.75", linewidth=1, zorder=0)
-    axis.text(0.0125, 0.0135, "as often as it occurs", fontsize=7, color="0.5", rotation=45, rotation_mode="anchor", transform_rotates_text=True)
+    axis.text(0.0125, 0.0135, "as often as it occurs", fontsize=7, color="0.5", rotation=45, rotation_mode="anchor",
+              transform_rotates_text=True)
     axis.axhline(1 / len(probs), color="0.75", linewidth=1, linestyle="--", zorder=0)
-    axis.scatter(share[seen], probs[seen], s=36, c=np.array(label_space.palette)[seen.numpy()] / 255, edgecolor="0.3", linewidth=0.5)
+    axis.scatter(share[seen], probs[seen], s=36, c=np.array(label_space.palette)[seen.numpy()] / 255, edgecolor="0.3",
+                 linewidth=0.5)
     for k, c in enumerate(share.argsort().tolist()):
         if seen[c]:  # rare classes are named above, frequent ones below, at changing distances
             far = 8 + 8 * (k % 7) if share[c] < 0.03 else -8 - 9 * (k % 4)
-            axis.annotate(label_space.classes[c], (share[c], probs[c]), xytext=(0, far), textcoords="offset points", fontsize=7, ha="center",
-                          va="bottom" if far > 0 else "top", arrowprops=dict(arrowstyle="-", color="0.7", linewidth=0.5))
+            axis.annotate(label_space.classes[c], (share[c], probs[c]), xytext=(0, far), textcoords="offset points",
+                          fontsize=7, ha="center",
+                          va="bottom" if far > 0 else "top",
+                          arrowprops=dict(arrowstyle="-", color="0.7", linewidth=0.5))
     axis.set(xscale="log", yscale="log", xlim=(5e-5, 0.7), ylim=(0.01, 0.2), xlabel="share of labelled pixels")
     axis.set_yticks([0.01, 0.02, 0.05, 0.1, 0.2], ["1 %", "2 %", "5 %", "10 %", "20 %"])
     axis.set_xticks([1e-4, 1e-3, 1e-2, 1e-1], ["0.01 %", "0.1 %", "1 %", "10 %"])
@@ -495,7 +530,8 @@ def frequency_figure(
     steps: Sequence[int],
 ) -> plt.Figure:
     "Class frequency against sampling probability at several times of a training."
-    figure, axes = plt.subplots(1, len(steps), figsize=(4.4 * len(steps), 3.6), dpi=80, squeeze=False, sharey=True, layout="constrained")
+    figure, axes = plt.subplots(1, len(steps), figsize=(4.4 * len(steps), 3.6), dpi=80, squeeze=False, sharey=True,
+                                layout="constrained")
     for axis, step in zip(axes[0], steps):
         draw_frequency(axis, trace, step, label_space)
     axes[0, 0].set_ylabel("s: probability to be drawn")
@@ -519,8 +555,10 @@ def absence_figure(
     label_space: LabelSpace,
     class_names: Sequence[str],
 ) -> plt.Figure:
-    "The confidence of some classes step by step: dots where the batch has the class, grey where it has not and the number must stay."
-    figure, axes = plt.subplots(1, len(class_names), figsize=(3.7 * len(class_names), 2.6), dpi=80, squeeze=False, layout="constrained")
+    """The confidence of some classes step by step: dots where the batch has the class, grey where it has not and the
+    number must stay."""
+    figure, axes = plt.subplots(1, len(class_names), figsize=(3.7 * len(class_names), 2.6), dpi=80, squeeze=False,
+                                layout="constrained")
     steps = np.arange(1, len(trace.confidence) + 1)
     for axis, name in zip(axes[0], class_names):
         c = label_space.index(name)
@@ -530,7 +568,8 @@ def absence_figure(
         values = np.concatenate([[0.0], trace.confidence[:, c].numpy()])
         axis.plot(np.arange(len(values)), values, color=np.array(label_space.palette[c]) / 255, linewidth=1.5)
         axis.plot(steps[~absent], values[1:][~absent], ".", color="black", markersize=4)
-        axis.set(xlabel="step", title=f"{name}: absent in {absent.sum()} of {len(steps)} steps", xlim=(0, len(steps)), ylim=(0, None))
+        axis.set(xlabel="step", title=f"{name}: absent in {absent.sum()} of {len(steps)} steps", xlim=(0, len(steps)),
+                 ylim=(0, None))
         axis.title.set_fontsize(10)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("Conf")

@@ -1,7 +1,7 @@
 """One step on two processes: a table for runtime/batchnorm."""
 
 import tempfile
-from typing import Sequence
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
@@ -27,14 +27,16 @@ def shared_step(
     gradients = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
     if torch.distributed.is_initialized():
         torch.distributed.all_reduce(gradients)
-    statistics = torch.cat([t for name, t in named_tensors(model).items() if name.endswith(("running_mean", "running_var"))])
+    statistics = torch.cat([t for name, t in named_tensors(model).items()
+                            if name.endswith(("running_mean", "running_var"))])
     return {"logits": output.logits.detach(), "running statistics": statistics.clone(), "gradients": gradients}
 
 
 def small_dropless_network(backbone: str, seed: int = 0) -> SegmentationNetwork:
     "A small network whose training pass has no chance in it."
     torch.manual_seed(seed)
-    return ARCHITECTURES["deeplabv3plus"](backbone, 19, embedding_dim=8, weights=None, aspp_channels=16, dropout=0.0, aux_head=False).double()
+    return ARCHITECTURES["deeplabv3plus"](backbone, 19, embedding_dim=8, weights=None, aspp_channels=16, dropout=0.0,
+                                          aux_head=False).double()
 
 
 def process_of_two(rank: int, folder: str, backbone: str) -> None:
@@ -59,5 +61,6 @@ def two_processes_table(samples: Sequence[Sample], backbone: str = "tf_efficient
         for name in ("each its own", "synchronised"):
             halves = [torch.load(f"{folder}/{name} {rank}.pt", weights_only=True) for rank in range(2)]
             found = {**halves[0], "logits": torch.stack([half["logits"] for half in halves], 1).flatten(0, 1)}
-            table[name] = {what: float((found[what] - value).abs().max() / value.abs().max()) for what, value in expected.items()}
+            table[name] = {what: float((found[what] - value).abs().max() / value.abs().max())
+                           for what, value in expected.items()}
     return pd.DataFrame(table)

@@ -1,7 +1,8 @@
 """Pictures for runtime/calibration, and the measures judged at once."""
 
 from collections import defaultdict
-from typing import Callable, Iterable, NamedTuple, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -32,7 +33,8 @@ COLOURS = {"entropy": "#7b3294", "margin": "#1b7837", "least_confidence": "#d95f
 
 
 def shade_picture(image: Tensor, pixel_map: Tensor, wrong: Tensor, percent: float) -> tuple[np.ndarray, float]:
-    "The most uncertain percentage of pixels in grey, errors under it orange, other errors red; and the share of errors under it."
+    """The most uncertain percentage of pixels in grey, errors under it orange, other errors red; and the share of
+    errors under it."""
     order = pixel_map.flatten().argsort(descending=True, stable=True)
     shaded = torch.zeros(pixel_map.numel(), dtype=torch.bool)
     shaded[order[:round(percent / 100 * len(order))]] = True
@@ -44,10 +46,12 @@ def shade_picture(image: Tensor, pixel_map: Tensor, wrong: Tensor, percent: floa
     return picture, (wrong & shaded).sum().item() / max(1, wrong.sum().item())
 
 
-def threshold_figure(scenes: PredictedScenes, i: int, percents: Sequence[float], measure: str = "entropy") -> plt.Figure:
+def threshold_figure(scenes: PredictedScenes, i: int, percents: Sequence[float],
+                     measure: str = "entropy") -> plt.Figure:
     "Several thresholds side by side, after the map itself."
     pixel_map = MEASURES[measure](scenes.probs[i:i + 1])[0]
-    figure, axes = plt.subplots(1, 1 + len(percents), figsize=(3.1 * (1 + len(percents)), 1.9), dpi=80, layout="constrained")
+    figure, axes = plt.subplots(1, 1 + len(percents), figsize=(3.1 * (1 + len(percents)), 1.9), dpi=80,
+                                layout="constrained")
     bare(axes[0], pixel_map, measure.replace("_", " "), **MAGMA)
     for axis, percent in zip(axes[1:], percents):
         picture, caught = shade_picture(scenes.images[i], pixel_map, scenes.wrong[i], percent)
@@ -59,18 +63,21 @@ def threshold_figure(scenes: PredictedScenes, i: int, percents: Sequence[float],
 
 def sparsification_figure(domains: dict[str, PredictedScenes]) -> plt.Figure:
     "Error rate of what remains when the least sure pixels are removed, for each measure, with the oracle and chance."
-    figure, axes = plt.subplots(1, len(domains), figsize=(5.6 * len(domains), 3.4), dpi=80, layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, len(domains), figsize=(5.6 * len(domains), 3.4), dpi=80, layout="constrained",
+                                sharey=True)
     top = 1.15 * max(scenes.wrong.double().mean().item() for scenes in domains.values())
     for axis, (name, scenes) in zip(np.atleast_1d(axes), domains.items()):
         base = scenes.wrong.double().mean().item()
         axis.axhline(base, color="#999999", linewidth=1, linestyle="--")
         axis.text(0.99, base + 0.01 * top, "removed at random", fontsize=8, color="#777777", ha="right", va="bottom")
         oracle = sparsification(scenes.wrong.double(), scenes.wrong)
-        axis.plot(oracle.removed, oracle.error, color="black", linestyle=":", linewidth=1.5, label="oracle: errors first")
+        axis.plot(oracle.removed, oracle.error, color="black", linestyle=":", linewidth=1.5,
+                  label="oracle: errors first")
         for measure, function in MEASURES.items():
             value = function(scenes.probs)
             curve, auroc = sparsification(value, scenes.wrong), error_auroc(value, scenes.wrong)
-            axis.plot(curve.removed, curve.error, color=COLOURS[measure], label=f"{measure.replace('_', ' ')}, AUROC {auroc:.3f}")
+            axis.plot(curve.removed, curve.error, color=COLOURS[measure],
+                      label=f"{measure.replace('_', ' ')}, AUROC {auroc:.3f}")
         axis.set(xlim=(0, 1), ylim=(0, top), xlabel="share of pixels removed, least sure first")
         axis.set_title(name, fontsize=10)
         axis.legend(fontsize=8, frameon=False, loc="upper right", bbox_to_anchor=(1.02, 0.86))
@@ -89,11 +96,14 @@ def calibration(scenes: PredictedScenes, bins: int = 10) -> pd.DataFrame:
 
 def reliability_figure(domains: dict[str, PredictedScenes]) -> plt.Figure:
     "How often a confidence is right, how often it is given, and the expected calibration error."
-    figure, axes = plt.subplots(1, len(domains), figsize=(3.7 * len(domains), 3.0), dpi=80, layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, len(domains), figsize=(3.7 * len(domains), 3.0), dpi=80, layout="constrained",
+                                sharey=True)
     for axis, (name, scenes) in zip(np.atleast_1d(axes), domains.items()):
-        table, ece = calibration(scenes), reliability(scenes.probs.amax(1), scenes.wrong, 10, scenes.labels != IGNORE).ece
+        table, ece = calibration(scenes), reliability(scenes.probs.amax(1), scenes.wrong, 10,
+                                                      scenes.labels != IGNORE).ece
         enough = table[table.pixels > 1000]
-        axis.bar((np.arange(len(table)) + 0.5) / len(table), table.pixels / table.pixels.sum(), 0.9 / len(table), color="#d8d8d8", label="share of pixels")
+        axis.bar((np.arange(len(table)) + 0.5) / len(table), table.pixels / table.pixels.sum(), 0.9 / len(table),
+                 color="#d8d8d8", label="share of pixels")
         axis.plot([0, 1], [0, 1], color="#999999", linestyle="--", linewidth=1)
         axis.vlines(enough.confidence, enough.right, enough.confidence, color="#b0413e", alpha=0.35, linewidth=3)
         axis.plot(enough.confidence, enough.right, "o-", color="#b0413e", label="share that is right")
@@ -132,7 +142,8 @@ def judge_measures(
 ) -> Judged:
     """Stream over images; every measure has to find the same errors, those of the network's plain prediction.
 
-    Measures of a committee are so judged by how well they warn of one member's errors. One image's tensors live at a time.
+    Measures of a committee are so judged by how well they warn of one member's errors. One image's tensors live at a
+    time.
     """
     finders, calibration = defaultdict(lambda: ErrorHistogram(bins)), Calibration()
     generator, labels = torch.Generator().manual_seed(0), {}
@@ -163,19 +174,23 @@ def finding_figure(
     judged: dict[str, Judged],  # title -> what was found
     shown: Sequence[str],  # measures to draw
 ) -> plt.Figure:
-    "Error rate of what remains when the least sure pixels are removed, with the oracle and chance; one panel a network."
-    figure, axes = plt.subplots(1, len(judged), figsize=(4.6 * len(judged), 3.6), dpi=80, layout="constrained", sharey=True)
+    """Error rate of what remains when the least sure pixels are removed, with the oracle and chance; one panel a
+    network."""
+    figure, axes = plt.subplots(1, len(judged), figsize=(4.6 * len(judged), 3.6), dpi=80, layout="constrained",
+                                sharey=True)
     top = 1.12 * max(next(iter(j.finders.values())).error_rate for j in judged.values())
     colours = dict(zip(shown, ("#7b3294", "#1b7837", "#d95f02", "#2166ac", "#b2182b", "#666666")))
     for axis, (title, found) in zip(np.atleast_1d(axes), judged.items()):
         base = next(iter(found.finders.values())).error_rate
         removed = np.linspace(0, 1, 101)
         axis.axhline(base, color="#999999", linewidth=1, linestyle="--")
-        axis.plot(removed, np.maximum(0, base - removed) / np.maximum(1 - removed, 1e-9), color="black", linestyle=":", linewidth=1.4, label="oracle")
+        axis.plot(removed, np.maximum(0, base - removed) / np.maximum(1 - removed, 1e-9), color="black", linestyle=":",
+                  linewidth=1.4, label="oracle")
         for name in shown:
             if name in found.finders:
                 curve, ause = found.finders[name].curve(), found.finders[name].ause()
-                axis.plot(curve.removed, curve.error, color=colours[name], linewidth=1.5, label=f"{found.labels[name]}, AUSE {ause:.3f}")
+                axis.plot(curve.removed, curve.error, color=colours[name], linewidth=1.5,
+                          label=f"{found.labels[name]}, AUSE {ause:.3f}")
         axis.set(xlim=(0, 1), ylim=(0, top), xlabel="share of pixels removed, least sure first")
         axis.set_title(title, fontsize=10)
         axis.legend(fontsize=7.5, frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
@@ -187,29 +202,41 @@ def finding_figure(
 
 
 def results_table(results: dict, data: str) -> pd.DataFrame:
-    "Measured runs (`bench/uncertainty_errors.py`): mean ± standard deviation over seeds, a row a measure, before and after the warm-up."
+    """Measured runs (`bench/uncertainty_errors.py`): mean ± standard deviation over seeds, a row a measure, before and
+    after the warm-up."""
     frame = pd.DataFrame(results[data]["rows"])
     frame["measure"] = pd.Categorical(frame["label"], list(dict.fromkeys(frame["label"])), ordered=True)
     columns = {"auroc": "AUROC", "ause": "AUSE", "caught": "errors in top 20 %"}
     grouped = frame.groupby(["measure", "stage"], observed=True)[list(columns)].agg(["mean", "std"])
-    text = pd.DataFrame({(stage, shown): grouped.xs(stage, level="stage")[name].apply(lambda r: f"{r['mean']:.3f} ± {r['std']:.3f}", axis=1)
-                         for stage in ("before", "after") for name, shown in columns.items()})
+    text = pd.DataFrame(
+        {
+            (stage, shown): grouped.xs(stage, level="stage")[name].apply(
+                lambda r: f"{r['mean']:.3f} ± {r['std']:.3f}", axis=1
+            )
+            for stage in ("before", "after")
+            for name, shown in columns.items()
+        }
+    )
     return text
 
 
 def calibration_table(results: dict) -> pd.DataFrame:
-    "Expected calibration error of the network before and after the warm-up: mean ± standard deviation over seeds, a row a data set."
+    """Expected calibration error of the network before and after the warm-up: mean ± standard deviation over seeds, a
+    row a data set."""
     rows = {}
     for entry in results.values():
-        errors = pd.DataFrame(entry["rows"]).drop_duplicates(["seed", "stage"]).groupby("stage")["ece"]  # one network a seed and stage
-        rows[entry["title"]] = {f"ECE {stage}": f"{errors.mean()[stage]:.3f} ± {errors.std()[stage]:.3f}" for stage in ("before", "after")}
+        # one network a seed and stage
+        errors = pd.DataFrame(entry["rows"]).drop_duplicates(["seed", "stage"]).groupby("stage")["ece"]
+        rows[entry["title"]] = {f"ECE {stage}": f"{errors.mean()[stage]:.3f} ± {errors.std()[stage]:.3f}"
+                                for stage in ("before", "after")}
     return pd.DataFrame.from_dict(rows, orient="index")
 
 
 def results_figure(results: dict) -> plt.Figure:
     "AUROC of every measure before and after the warm-up, a dot a seed, on every data set that was measured."
     names = list(results)
-    figure, axes = plt.subplots(1, len(names), figsize=(5.6 * len(names), 3.9), dpi=80, layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, len(names), figsize=(5.6 * len(names), 3.9), dpi=80, layout="constrained",
+                                sharey=True)
     for axis, name in zip(np.atleast_1d(axes), names):
         frame = pd.DataFrame(results[name]["rows"])
         order = list(dict.fromkeys(frame["label"]))[::-1]
@@ -218,10 +245,12 @@ def results_figure(results: dict) -> plt.Figure:
             place = np.array([order.index(label) for label in part["label"]]) + shift
             axis.plot(part["auroc"], place, "o", color=colour, markersize=4.5, alpha=0.8, label=f"{stage} the warm-up")
             for k, label in enumerate(order):
-                axis.plot([part[part.label == label]["auroc"].mean()] * 2, [k + shift - 0.17, k + shift + 0.17], color=colour, linewidth=2)
+                axis.plot([part[part.label == label]["auroc"].mean()] * 2, [k + shift - 0.17, k + shift + 0.17],
+                          color=colour, linewidth=2)
         axis.set_yticks(range(len(order)), order, fontsize=8.5)
         errors = frame.drop_duplicates(["seed", "stage"]).groupby("stage")["error"].mean()
-        axis.set_title(f"{results[name]['title']}: {errors['before']:.0%} wrong before, {errors['after']:.0%} after", fontsize=10)
+        axis.set_title(f"{results[name]['title']}: {errors['before']:.0%} wrong before, {errors['after']:.0%} after",
+                       fontsize=10)
         axis.set_xlabel("AUROC: 0.5 = a coin, 1 = errors are the least sure")
         axis.grid(axis="x", color="#e5e5e5")
         axis.set_axisbelow(True)

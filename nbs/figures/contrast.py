@@ -3,8 +3,9 @@
 import base64
 import io
 import math
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -44,8 +45,10 @@ def overview_figure(
     weight = pseudo_label_weights(pseudo)[0]
     relative = (weight / weight[weight > 0].mean()).where(weight > 0, torch.nan)
     figure, axes = panels([
-        ("a street the network has never seen", view.sample.image.permute(1, 2, 0)), ("the truth", CITYSCAPES.colorize(view.labels[0])),
-        ("its guess", CITYSCAPES.colorize(view.logits.argmax(1)[0])), ("its doubt: entropy, 0 to 1", pseudo.entropy[0], "magma", 0, 1),
+        ("a street the network has never seen", view.sample.image.permute(1, 2, 0)),
+        ("the truth", CITYSCAPES.colorize(view.labels[0])),
+        ("its guess", CITYSCAPES.colorize(view.logits.argmax(1)[0])),
+        ("its doubt: entropy, 0 to 1", pseudo.entropy[0], "magma", 0, 1),
         ("$L_s$: hard pixels, if it were labelled", spotlight(view.sample, hard[0])),
         ("$L_u$: guess, least sure 20 % dropped", kept_picture(pseudo.labels[0])),
         ("$L_u$: weight of each pixel (mean 1)", relative, "viridis", 0, 1.5),
@@ -86,7 +89,8 @@ def assign_roles(
     labels = torch.cat([views[0].labels, pseudo_labels(views[1].logits, 20).labels])[..., ::4, ::4]
     entropy, labelled = normalised_entropy(probs), torch.tensor([True, False])
     where = probs, labels, entropy, labelled
-    return Roles(tuple(v.sample for v in views), *where, torch.cat([v.embeddings for v in views]), anchor_mask(*where, threshold, reliable),
+    return Roles(tuple(v.sample for v in views), *where, torch.cat([v.embeddings for v in views]),
+                 anchor_mask(*where, threshold, reliable),
                  negative_mask(*where, low_rank, high_rank, unreliable, released))
 
 
@@ -174,10 +178,13 @@ def explain_pixels(roles: Roles, points: Sequence[tuple[int, int, int]]) -> pd.D
 
 def points_figure(roles: Roles, points: Sequence[tuple[int, int, int]]) -> plt.Figure:
     "The two images with numbered pixels."
-    figure, axes = panels([(("labelled", "unlabelled")[k], roles.samples[k].image.permute(1, 2, 0)) for k in range(2)], columns=2, width=9)
+    figure, axes = panels([(("labelled", "unlabelled")[k], roles.samples[k].image.permute(1, 2, 0)) for k in range(2)],
+                          columns=2, width=9)
     for number, (k, y, x) in enumerate(points, 1):
-        axes[0, k].plot(4 * x, 4 * y, "o", markersize=6, markerfacecolor="none", markeredgecolor="white", markeredgewidth=1.5)
-        axes[0, k].annotate(str(number), (4 * x, 4 * y), (7, 7), textcoords="offset points", color="white", fontsize=10, fontweight="bold",
+        axes[0, k].plot(4 * x, 4 * y, "o", markersize=6, markerfacecolor="none", markeredgecolor="white",
+                        markeredgewidth=1.5)
+        axes[0, k].annotate(str(number), (4 * x, 4 * y), (7, 7), textcoords="offset points", color="white", fontsize=10,
+                            fontweight="bold",
                             bbox=dict(facecolor="black", alpha=0.6, pad=1.5, linewidth=0))
     return figure
 
@@ -197,21 +204,28 @@ def hover_figure(
     height, width = roles.entropy.shape[1:]
     for k in range(2):
         buffer = io.BytesIO()
-        Image.fromarray((roles.samples[k].image.permute(1, 2, 0).numpy() * 255).astype(np.uint8)).save(buffer, "JPEG", quality=80)
+        Image.fromarray((roles.samples[k].image.permute(1, 2, 0).numpy() * 255).astype(np.uint8)).save(
+            buffer, "JPEG", quality=80
+        )
         source = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
         axis = dict(xref=f"x{k + 1 if k else ''}", yref=f"y{k + 1 if k else ''}")
-        figure.add_layout_image(source=source, x=0, y=0, sizex=width, sizey=height, sizing="stretch", layer="below", **axis)
+        figure.add_layout_image(source=source, x=0, y=0, sizex=width, sizey=height, sizing="stretch", layer="below",
+                                **axis)
         points = [(k, y, x) for y in range(0, height, stride) for x in range(0, width, stride)]
         table = explain_pixels(roles, points).reset_index()
         anchor, negative = table["anchor of"] != "–", table["negative of"] != "–"
         groups = anchor & ~negative, negative & ~anchor, anchor & negative, ~anchor & ~negative
         for (name, colour, symbol, size), chosen in zip(kinds, groups):
             at = [points[i] for i in np.nonzero(chosen.to_numpy())[0]]
-            text = [f"{'label' if k == 0 else 'pseudo-label'}: {row['label']}<br>{row['three likeliest']}<br>"
-                    f"more doubt than {row['more doubt than']}<br>anchor of: {row['anchor of']}<br>negative of: {row['negative of']}"
-                    for row in table[chosen].to_dict("records")]
+            text = [
+                f"{'label' if k == 0 else 'pseudo-label'}: {row['label']}<br>{row['three likeliest']}<br>"
+                f"more doubt than {row['more doubt than']}<br>anchor of: {row['anchor of']}<br>"
+                f"negative of: {row['negative of']}"
+                for row in table[chosen].to_dict("records")
+            ]
             figure.add_scatter(
-                x=[x for _, _, x in at] or [None], y=[y for _, y, _ in at] or [None], mode="markers", name=name, legendgroup=name,
+                x=[x for _, _, x in at] or [None], y=[y for _, y, _ in at] or [None], mode="markers", name=name,
+                legendgroup=name,
                 showlegend=k == 0, hovertext=text, hoverinfo="text", row=1, col=k + 1,
                 marker=dict(color=colour, symbol=symbol, size=size, line=dict(width=0.5, color="#333333")))
     figure.update_xaxes(visible=False, range=[0, width])
@@ -219,7 +233,8 @@ def hover_figure(
     figure.update_annotations(xanchor="left")  # the titles, away from plotly's own buttons
     for annotation, left in zip(figure.layout.annotations, (0, 0.51)):
         annotation.x = left
-    figure.update_layout(height=330, margin=dict(l=5, r=5, t=30, b=5), legend=dict(orientation="h", y=-0.02), plot_bgcolor="rgba(0,0,0,0)",
+    figure.update_layout(height=330, margin=dict(l=5, r=5, t=30, b=5), legend=dict(orientation="h", y=-0.02),
+                         plot_bgcolor="rgba(0,0,0,0)",
                          hoverlabel=dict(align="left"))
     return figure
 
@@ -232,7 +247,8 @@ def draw_contrast(
     num_negatives: int = 256,  # N
     seed: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # anchors (C,M,D), positives (C,D), negatives (C,M,N,D), valid (C,)
-    "The inputs of `contrastive_loss`, with negatives drawn from the two images themselves: what the memory bank will replace."
+    """The inputs of `contrastive_loss`, with negatives drawn from the two images themselves: what the memory bank will
+    replace."""
     generator = torch.Generator().manual_seed(seed)
     flat = roles.embeddings.movedim(1, -1).flatten(0, 2)
     where, has_anchors = sample_pixels(roles.anchors, num_anchors, generator)
@@ -280,7 +296,8 @@ def circle_figure(
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.9), dpi=80, width_ratios=(1, 1.7), layout="constrained")
     axis = axes[0]
     axis.add_patch(plt.Circle((0, 0), 1, fill=False, color="#bbbbbb"))
-    axis.scatter(*others.T, s=20 + 500 * push[1:], color="#d1495b", alpha=0.75, label="negatives (size: how hard they push)", zorder=3)
+    axis.scatter(*others.T, s=20 + 500 * push[1:], color="#d1495b", alpha=0.75,
+                 label="negatives (size: how hard they push)", zorder=3)
     axis.scatter(*centre, s=170, marker="*", color="#2a9d3f", label="positive: the centre of the class", zorder=3)
     axis.plot([0, anchor[0]], [0, anchor[1]], color="#30638e", linewidth=1)
     axis.scatter(*anchor, s=60, color="#30638e", label="anchor", zorder=4)
@@ -325,9 +342,11 @@ def temperatures_figure(ws: Sequence[float] = (0.07, 0.2, 0.5, 2.0), angle: floa
         axis.set(xlim=(-1.5, 1.5), ylim=(-1.5, 1.5), aspect="equal")
         axis.axis("off")
         axis.set_title(f"w = {w:g}, length of the gradient {float(gradient[0].norm()):.2f}", fontsize=9)
-    entries = (("o", "#30638e", 7, "anchor, and where it goes"), ("*", "#2a9d3f", 11, "positive: the centre of its class"),
+    entries = (("o", "#30638e", 7, "anchor, and where it goes"),
+               ("*", "#2a9d3f", 11, "positive: the centre of its class"),
                ("o", "#d1495b", 8, "negatives: share of the push"))
-    handles = [plt.Line2D([], [], linestyle="", marker=m, color=colour, markersize=size, label=label) for m, colour, size, label in entries]
+    handles = [plt.Line2D([], [], linestyle="", marker=m, color=colour, markersize=size, label=label)
+               for m, colour, size, label in entries]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
@@ -354,7 +373,8 @@ def learn_circle(
             where, has_anchors = sample_pixels(roles.anchors, 32, generator)
             away, has_negatives = sample_pixels(roles.negatives, 64, generator)
             centres, _ = class_prototypes(embeddings, roles.anchors)
-            loss = contrastive_loss(flat[where], centres, flat[away], w, has_anchors & has_negatives)  # a class's anchors share negatives
+            # a class's anchors share negatives
+            loss = contrastive_loss(flat[where], centres, flat[away], w, has_anchors & has_negatives)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -385,11 +405,14 @@ def spread_within(roles: Roles, points: Tensor) -> float:
     return float(torch.stack(angles).mean().rad2deg())
 
 
-def learnt_temperatures_figure(roles: Roles, learnt: dict[float, list[Tensor]]) -> plt.Figure:  # snapshots of `learn_circle` by w
+# snapshots of `learn_circle` by w
+def learnt_temperatures_figure(roles: Roles, learnt: dict[float, list[Tensor]]) -> plt.Figure:
     "What the same head learns at several temperatures."
-    figure, axes = plt.subplots(1, len(learnt), figsize=(3.4 * len(learnt), 3.5), dpi=80, layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(1, len(learnt), figsize=(3.4 * len(learnt), 3.5), dpi=80, layout="constrained",
+                                squeeze=False)
     for axis, (w, snapshots) in zip(axes[0], learnt.items()):
-        circle_points(axis, roles, snapshots[-1], f"w = {w:g}: {spread_within(roles, snapshots[-1]):.0f}° from the centre, on average")
+        circle_points(axis, roles, snapshots[-1],
+                      f"w = {w:g}: {spread_within(roles, snapshots[-1]):.0f}° from the centre, on average")
     return figure
 
 

@@ -1,4 +1,5 @@
-"""A disk whose every step can be watched, and a program that kills processes; for runtime/files, runtime/store and tests."""
+"""A disk whose every step can be watched, and a program that kills processes; for runtime/files, runtime/store and
+tests."""
 
 import builtins
 import errno as error_numbers
@@ -10,9 +11,10 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Callable, Iterator, NamedTuple
+from typing import NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -31,9 +33,14 @@ from stal_nb.store import LabelStore
 
 # A watched disk
 #
-# `WatchedDisk` stands in for `open` and `os` of the modules it watches. Everything is really done, and after every step it takes a note of two things. *Killed*: what the folder holds, which is what other programs see after the process is gone. *Power lost*: what is
-# certain to be on the disk. It knows that from bookkeeping: the content of a file is certain as of its last `fsync`; a name in a folder is certain as of the folder's last `fsync`. What has not been flushed may or may not be there, in any order,
-# so a power failure has two extreme outcomes: the names as they were last flushed, or the names as they are now; each leads to flushed content only.
+# `WatchedDisk` stands in for `open` and `os` of the modules it watches. Everything is really done, and after every step
+# it takes a note of two things. *Killed*: what the folder holds, which is what other programs see after the process is
+# gone. *Power lost*: what is
+# certain to be on the disk. It knows that from bookkeeping: the content of a file is certain as of its last `fsync`; a
+# name in a folder is certain as of the folder's last `fsync`. What has not been flushed may or may not be there, in any
+# order,
+# so a power failure has two extreme outcomes: the names as they were last flushed, or the names as they are now; each
+# leads to flushed content only.
 
 Disk = dict[str, bytes]  # name -> content
 
@@ -60,12 +67,14 @@ class WatchedDisk:
         return getattr(real_os, name)
 
     def _files(self) -> dict[str, int]:
-        return {f.name: f.stat().st_ino for f in self.folder.iterdir() if f.is_file() and f.name != ".lock"}  # it has no content
+        # it has no content
+        return {f.name: f.stat().st_ino for f in self.folder.iterdir() if f.is_file() and f.name != ".lock"}
 
     def note(self, step: str) -> None:
         "Remember what a crash would leave now."
         now = self._files()
-        surely = [{name: self._content.get(number, b"") for name, number in names.items()} for names in (self._names, now)]
+        surely = [{name: self._content.get(number, b"") for name, number in names.items()}
+                  for names in (self._names, now)]
         different = surely[:1] if surely[0] == surely[1] else surely
         self.instants.append(Instant(step, {name: (self.folder / name).read_bytes() for name in now}, tuple(different)))
 
@@ -73,7 +82,8 @@ class WatchedDisk:
         "Instead of the builtin `open`."
         if set(mode).isdisjoint("wxa"):
             return builtins.open(path, mode, *arguments, **options)
-        file, kind = builtins.open(path, mode, buffering=0), _kind(path)
+        file = builtins.open(path, mode, buffering=0)  # noqa: SIM115  who asked for it closes it
+        kind = _kind(path)
         if "a" not in mode or not file.seek(0, real_os.SEEK_END):
             self._content[real_os.fstat(file.fileno()).st_ino] = b""  # new, or emptied
         self.note(f"{kind}: opened")
@@ -126,7 +136,8 @@ def _kind(path) -> str:
 def watching(
     folder: Path,
 ) -> Iterator[WatchedDisk]:
-    "Put a watched disk under `stal_nb.runtime.files`, the writers below, and those of a notebook, as long as the block lasts."
+    """Put a watched disk under `stal_nb.runtime.files`, the writers below, and those of a notebook, as long as the
+    block lasts."""
     disk = WatchedDisk(folder)
     with ExitStack() as stack:
         for module in (files_module, store_module, sys.modules[__name__], sys.modules["__main__"]):
@@ -165,7 +176,8 @@ def flush_and_rename(path: Path, data: bytes) -> None:
     os.replace(beside, path)
 
 WRITERS: dict[str, Callable[[Path, bytes], None]] = {
-    "open and write": open_and_write, "open, write, flush": open_write_flush, "rename": rename_only, "flush, rename": flush_and_rename,
+    "open and write": open_and_write, "open, write, flush": open_write_flush, "rename": rename_only,
+    "flush, rename": flush_and_rename,
     "atomic_write_bytes": atomic_write_bytes}
 
 STEPS = ("before", "opened", "half written", "written", "flushed", "renamed", "folder flushed", "returned")
@@ -203,7 +215,8 @@ def _cell(axis, x: float, y: float, words: list[str], acknowledged: bool) -> Non
     wrong = [w for w in words if w not in COLOURS or (acknowledged and w != "new")]
     colour = BAD if wrong else COLOURS["old" if "old" in words else "new"]
     axis.add_patch(plt.Rectangle((x - 0.47, y - 0.42), 0.94, 0.84, color=colour))
-    axis.text(x, y, " or\n".join(words), ha="center", va="center", fontsize=8, linespacing=0.9, color="black" if colour == COLOURS["old"] else "white")
+    axis.text(x, y, " or\n".join(words), ha="center", va="center", fontsize=8, linespacing=0.9,
+              color="black" if colour == COLOURS["old"] else "white")
 
 
 def crash_table(
@@ -212,12 +225,14 @@ def crash_table(
 ) -> plt.Figure:
     "For five ways to write: what a reader finds after a crash behind each step. Orange breaks the promise."
     figure, axes = plt.subplots(1, 2, figsize=(14, 3.0), dpi=80, sharey=True)
-    for row, (name, writer) in enumerate(WRITERS.items()):
+    for row, writer in enumerate(WRITERS.values()):
         for instant in crash_instants(writer, old, new):
             column, acknowledged = STEPS.index(instant.step), instant.step == "returned"
             _cell(axes[0], column, row, [found(instant.killed, old, new)], acknowledged)
-            _cell(axes[1], column, row, list(dict.fromkeys(found(d, old, new) for d in instant.power_lost)), acknowledged)
-    for axis, title in zip(axes, ("found after the process was killed", "found after a power failure (the worst that is possible)")):
+            _cell(axes[1], column, row, list(dict.fromkeys(found(d, old, new) for d in instant.power_lost)),
+                  acknowledged)
+    for axis, title in zip(axes, ("found after the process was killed",
+                                  "found after a power failure (the worst that is possible)")):
         axis.set(xlim=(-0.5, len(STEPS) - 0.5), ylim=(len(WRITERS) - 0.5, -0.5), title=title)
         axis.set_xticks(range(len(STEPS)), [s.replace(" ", "\n") for s in STEPS], fontsize=8)
         axis.set_yticks(range(len(WRITERS)), list(WRITERS), fontsize=9)
@@ -271,7 +286,8 @@ def crash_strip(
                 continue
             outcome = found(instants[step].killed, old, new)
             _show_glimpse(axis, instants[step].killed.get("street.png"), outcome not in COLOURS)
-            axis.set_title(f"{step}: {'half a file' if outcome == 'half' else outcome}", fontsize=9, color="black" if outcome in COLOURS else BAD)
+            axis.set_title(f"{step}: {'half a file' if outcome == 'half' else outcome}", fontsize=9,
+                           color="black" if outcome in COLOURS else BAD)
         row[0].set_ylabel(name.replace("_bytes", "_\nbytes").replace("and", "\nand"), fontsize=9)
     figure.tight_layout()
     return figure
@@ -294,8 +310,10 @@ def show_instant(
     for listing, picture, disk in zip(axes[::2], axes[1::2], disks):
         outcome = found(disk, old, new)
         bad = outcome not in COLOURS or (instant.step == "returned" and outcome != "new")
-        files = [f"{_short(name):<17}{len(data):>6,} bytes" for name, data in sorted(disk.items(), reverse=True)] or ["(no file)"]
-        listing.text(0, 0.5, "\n".join(files), family="monospace", fontsize=10, va="center", transform=listing.transAxes)
+        files = [f"{_short(name):<17}{len(data):>6,} bytes"
+                 for name, data in sorted(disk.items(), reverse=True)] or ["(no file)"]
+        listing.text(0, 0.5, "\n".join(files), family="monospace", fontsize=10, va="center",
+                     transform=listing.transAxes)
         _show_glimpse(picture, disk.get("street.png"), bad)
         picture.set_title(outcome, fontsize=10, color=BAD if bad else "black", loc="right")
     for axis in (axes[0], axes[2], *axes[2 * len(disks) :]):
@@ -359,7 +377,8 @@ def _reopen(disk: Disk, old: Tensor, new: Tensor, label_space: LabelSpace) -> tu
 
 # Killing for real
 #
-# The program below runs on its own, so that it is small and has one thread. It forks a child that saves without end and reports each label once `save` has returned, kills the child at a random instant, and looks at what is on the disk.
+# The program below runs on its own, so that it is small and has one thread. It forks a child that saves without end and
+# reports each label once `save` has returned, kills the child at a random instant, and looks at what is on the disk.
 
 KILLER = """
 import json, os, random, signal, sys, time
@@ -394,11 +413,13 @@ for writer in writers:
     root = Path(folder) / writer
     (root / "street").mkdir(parents=True)
     store, acknowledged, count, next_k = LabelStore(root, CITYSCAPES), {}, 0, 0
-    result = {"writer": writer, "kills": kills, "acknowledged": 0, "lost": 0, "torn files": 0, "leftovers": 0, "leftovers after opening": 0}
+    result = {"writer": writer, "kills": kills, "acknowledged": 0, "lost": 0, "torn files": 0,
+              "leftovers": 0, "leftovers after opening": 0}
     save(writer, store, 0)  # the first is slow
     started = time.perf_counter()
     save(writer, store, 0)
-    pace = max(0.03, 3 * (time.perf_counter() - started))  # seconds: also a slow disk shall finish some labels between two kills
+    # seconds: also a slow disk shall finish some labels between two kills
+    pace = max(0.03, 3 * (time.perf_counter() - started))
     for _ in range(kills):
         reading, writing = os.pipe()
         child = os.fork()
@@ -438,8 +459,10 @@ def kill_trials(
     writers: tuple[str, ...] = ("pillow", "store"),  # `image.save(path)`, `LabelStore.save`
     seed: int = 0,  # of labels and instants
 ) -> list[dict]:  # per writer: kills, acknowledged, lost, torn files, leftovers, leftovers after opening
-    "Kill a process that saves labels, again and again, and count what was lost. Needs a system with `fork` (not Windows)."
-    done = subprocess.run([sys.executable, "-c", KILLER, json.dumps([str(folder), kills, writers, seed])], capture_output=True, text=True)
+    """Kill a process that saves labels, again and again, and count what was lost. Needs a system with `fork` (not
+    Windows)."""
+    done = subprocess.run([sys.executable, "-c", KILLER, json.dumps([str(folder), kills, writers, seed])],
+                          capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(done.stderr)
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -477,7 +500,8 @@ def failing_disk(
             raise OSError(number, os.strerror(number), str(path))
         return _FullFile(builtins.open(path, mode, buffering=0), room, OSError(number, os.strerror(number)))
 
-    with patch.object(files_module, "open", opened, create=True), patch.object(sys.modules["__main__"], "open", opened, create=True):
+    with patch.object(files_module, "open", opened,
+                      create=True), patch.object(sys.modules["__main__"], "open", opened, create=True):
         yield
 
 RACER = """
@@ -508,11 +532,13 @@ def race(
     checked: bool,  # whether they say which version they started from
     writers: int = 2,
 ) -> dict:  # added, counted, lost, refused
-    "Processes that add one to a counter, a label of one row, at the same time: additions that were lost, and saves that were refused."
+    """Processes that add one to a counter, a label of one row, at the same time: additions that were lost, and saves
+    that were refused."""
     store = LabelStore(root, CITYSCAPES)
     store.save("counter", torch.zeros(1, 2 * writers * times, dtype=torch.int64))
     command = [sys.executable, "-c", RACER, str(root), str(times), str(checked)]
-    racers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(writers)]
+    racers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+              for _ in range(writers)]
     for racer in racers:
         racer.stdout.readline()  # ready
     for racer in racers:
@@ -520,4 +546,5 @@ def race(
         racer.stdin.flush()
     refused = [int(racer.communicate()[0]) for racer in racers]
     counted = int((store.load("counter") != 0).sum())
-    return {"base given": checked, "added": writers * times, "counted": counted, "lost": writers * times - counted, "refused": sum(refused)}
+    return {"base given": checked, "added": writers * times, "counted": counted, "lost": writers * times - counted,
+            "refused": sum(refused)}

@@ -43,7 +43,8 @@ def show_images(
     "Images in a grid."
     rows = -(-len(images) // columns)
     shape = next(iter(images.values())).shape
-    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, rows * (width * shape[1] / shape[2] + 0.3)), dpi=80, squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(width * columns, rows * (width * shape[1] / shape[2] + 0.3)),
+                                dpi=80, squeeze=False)
     for axis, (title, image) in zip(axes.flat, images.items()):
         axis.imshow(to_picture(image))
         axis.set_title(title, fontsize=9)
@@ -83,7 +84,8 @@ def class_chart(
     for axis, (title, pixels) in zip(axes[0], counts.items()):
         share = (pixels.double() / pixels.sum()).numpy()
         where = np.arange(len(share))
-        axis.barh(where, np.maximum(share, 1e-9), color=np.array(label_space.palette) / 255, edgecolor="0.4", linewidth=0.4)
+        axis.barh(where, np.maximum(share, 1e-9), color=np.array(label_space.palette) / 255, edgecolor="0.4",
+                  linewidth=0.4)
         for k, value in enumerate(share):
             axis.text(max(value, 1e-4) * 1.15, k, f"{value:.2%}" if value else "none", va="center", fontsize=7)
         axis.set(xscale="log", xlim=(1e-4, 3), yticks=where, title=title, xlabel="share of labelled pixels")
@@ -111,7 +113,8 @@ def show_sampling(
         for i in range(view):
             taken = int(rule(i))
             axis.add_patch(plt.Rectangle((i * scale, 0), scale, 0.6, facecolor=colours[taken], edgecolor="white"))
-            axis.annotate("", (taken + 0.5, 1.58), ((i + 0.5) * scale, 0.62), arrowprops=dict(arrowstyle="->", color="0.35"))
+            axis.annotate("", (taken + 0.5, 1.58), ((i + 0.5) * scale, 0.62),
+                          arrowprops=dict(arrowstyle="->", color="0.35"))
         axis.set(xlim=(-0.1, source + 0.1), ylim=(-0.1, 2.3))
         axis.set_title(title, fontsize=9)
         axis.axis("off")
@@ -137,7 +140,8 @@ def show_window(
         axis.imshow(picture)
         axis.set_title(title, fontsize=9)
         axis.axis("off")
-    axes[0].add_patch(plt.Rectangle((columns.start - 0.5, rows.start - 0.5), columns.size, rows.size, fill=False, edgecolor="yellow", lw=2))
+    axes[0].add_patch(plt.Rectangle((columns.start - 0.5, rows.start - 0.5), columns.size, rows.size, fill=False,
+                                    edgecolor="yellow", lw=2))
     figure.tight_layout(pad=0.4)
     return figure
 
@@ -150,7 +154,8 @@ def show_mapping(
 ) -> plt.Figure:
     "A sample in two label spaces, and the colours of the second."
     figure, axes = plt.subplots(1, 4, figsize=(13, 2.2), dpi=80, gridspec_kw=dict(width_ratios=[2, 2, 2, 1.2]))
-    pictures = {"image": to_picture(sample.image), f"{old.num_classes} classes of {old.name}": old.colorize(sample.labels),
+    pictures = {"image": to_picture(sample.image),
+                f"{old.num_classes} classes of {old.name}": old.colorize(sample.labels),
                 f"mapped to {new.num_classes} of {new.name}": new.colorize(mapped)}
     for axis, (title, picture) in zip(axes, pictures.items()):
         axis.imshow(picture)
@@ -182,7 +187,8 @@ def crop_knob(
 
     return ipywidgets.interactive(
         draw, factor=ipywidgets.FloatLogSlider(value=1.4, base=2, min=-3, max=2, step=0.1, readout_format=".2f"),
-        down=slider(value=0.4, min=0, max=0.99, step=0.03), right=slider(value=0.6, min=0, max=0.99, step=0.03), flip=False)
+        down=slider(value=0.4, min=0, max=0.99, step=0.03), right=slider(value=0.6, min=0, max=0.99, step=0.03),
+        flip=False)
 
 
 def colour_knob(
@@ -192,17 +198,21 @@ def colour_knob(
     slider = ipywidgets.FloatSlider
 
     def draw(brightness: float, contrast: float, saturation: float, hue: float, grey: float, sigma: float):
-        one = lambda value: torch.tensor([value])  # noqa: E731
+        def one(value):
+            return torch.tensor([value])
+
         matrix = colour_matrix(one(brightness), one(contrast), one(saturation), one(hue), one(grey))
         coloured = recolour(image[None], matrix, one(brightness), one(contrast))
         show_images({"before": image, "after": gaussian_blur(coloured, one(sigma), radius=6)[0]}, columns=2, width=3.2)
         plt.show()
 
     return ipywidgets.interactive(
-        draw, brightness=slider(value=1.0, min=0, max=2, step=0.05), contrast=slider(value=1.0, min=0, max=2, step=0.05),
+        draw, brightness=slider(value=1.0, min=0, max=2, step=0.05),
+        contrast=slider(value=1.0, min=0, max=2, step=0.05),
         saturation=slider(value=1.0, min=0, max=3, step=0.05),
         hue=slider(value=0.1, min=-0.5, max=0.5, step=0.02, description="hue (turns)"),
-        grey=slider(value=0.0, min=0, max=1, step=0.05), sigma=slider(value=0.0, min=0, max=2, step=0.1, description="blur (pixels)"))
+        grey=slider(value=0.0, min=0, max=1, step=0.05),
+        sigma=slider(value=0.0, min=0, max=2, step=0.1, description="blur (pixels)"))
 
 
 def refusal(

@@ -12,7 +12,8 @@ def show_labels(
     class_names: bool = False,  # write the name into the largest piece of each class
 ) -> plt.Figure:
     "Image and labels side by side."
-    figure, axes = plt.subplots(1, 2, figsize=(11, 11 / 2 * sample.image.shape[1] / sample.image.shape[2] + 0.2), dpi=90)
+    figure, axes = plt.subplots(1, 2, figsize=(11, 11 / 2 * sample.image.shape[1] / sample.image.shape[2] + 0.2),
+                                dpi=90)
     axes[0].imshow(sample.image.permute(1, 2, 0).numpy())
     axes[1].imshow(label_space.colorize(sample.labels))
     if class_names:
@@ -20,7 +21,8 @@ def show_labels(
             ys, xs = np.nonzero(sample.labels.numpy() == index)
             if index != IGNORE and len(ys) > 0.004 * sample.labels.numel():
                 k = np.argmin((ys - np.median(ys)) ** 2 + (xs - np.median(xs)) ** 2)
-                axes[1].text(xs[k], ys[k], label_space.classes[index], color="white", fontsize=7, ha="center", va="center",
+                axes[1].text(xs[k], ys[k], label_space.classes[index], color="white", fontsize=7, ha="center",
+                             va="center",
                              bbox=dict(facecolor="black", alpha=0.55, pad=1, linewidth=0))
     for axis in axes:
         axis.axis("off")

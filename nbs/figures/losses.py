@@ -1,8 +1,9 @@
 """Pictures for 06 Losses and 22 The released code."""
 
 import io
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -64,14 +65,16 @@ def spotlight(
 
 
 def panels(
-    pictures: Sequence[tuple],  # (title, picture) or (title, picture, colour map, lowest, highest); None leaves a place free
+    # (title, picture) or (title, picture, colour map, lowest, highest); None leaves a place free
+    pictures: Sequence[tuple],
     columns: int = 4,
     width: float = 12.0,  # of the figure, inches
 ) -> tuple[plt.Figure, np.ndarray]:  # figure, axes
     "Pictures in rows."
     rows = -(-len(pictures) // columns)
     cell = width / columns
-    figure, axes = plt.subplots(rows, columns, figsize=(width, rows * (cell / 2 + 0.32)), dpi=80, squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(rows, columns, figsize=(width, rows * (cell / 2 + 0.32)), dpi=80, squeeze=False,
+                                layout="constrained")
     for axis in axes.flat:
         axis.axis("off")
     for axis, entry in zip(axes.flat, pictures):
@@ -124,7 +127,8 @@ def hard_figure(
     mean, hard = loss[valid].mean(), ohem_cross_entropy(view.logits, view.labels, threshold, count)
     p = torch.exp(-loss)
     figure, axes = panels([
-        ("image", view.sample.image.permute(1, 2, 0)), ("probability of the true class", p[0].where(valid[0], torch.nan), "viridis", 0, 1),
+        ("image", view.sample.image.permute(1, 2, 0)),
+        ("probability of the true class", p[0].where(valid[0], torch.nan), "viridis", 0, 1),
         (f"kept: {kept.sum() / valid.sum():.0%} of the labelled pixels", spotlight(view.sample, kept[0])), None])
     axis = chart(axes[0, 3])
     bins = np.linspace(0, 1, 41)
@@ -147,11 +151,14 @@ def pseudo_figure(
     pseudo = pseudo_labels(view.logits, drop_percent, keep)
     kept, counts = pseudo.labels != IGNORE, view.labels != IGNORE
     right = view.logits.argmax(1) == view.labels
-    share = lambda mask: f"{right[mask & counts].float().mean():.0%}" if (mask & counts).any() else "–"  # noqa: E731
+    def share(mask):
+        return f"{right[mask & counts].float().mean():.0%}" if (mask & counts).any() else "–"
+
     figure, axes = panels([
         ("the teacher's doubt", pseudo.entropy[0], "magma", 0, 1),
         (f"pseudo-labels, d = {drop_percent:g} %", kept_picture(pseudo.labels[0])),
-        (f"right: {share(kept)} of the kept, {share(~kept)} of the dropped", verdict_picture(right & counts, kept)[0]), None])
+        (f"right: {share(kept)} of the kept, {share(~kept)} of the dropped", verdict_picture(right & counts, kept)[0]),
+        None])
     axis = chart(axes[0, 3])
     axis.hist([pseudo.entropy[kept].numpy(), pseudo.entropy[~kept].numpy()], np.linspace(0, 1, 41), stacked=True,
               color=["#30638e", "#aaaaaa"], label=["kept", "dropped"])
@@ -177,10 +184,12 @@ def worth_of_doubt_figure(
     right, counts = logits.argmax(1) == labels, labels != IGNORE
     figure, axes = plt.subplots(1, 2, figsize=(9, 2.7), dpi=80, sharey=True, layout="constrained")
     drops = np.arange(0, 91, 5)
-    for axis, keep, title in zip(axes, ("sure", "unsure"), ('keep="sure": drop the highest entropy', 'keep="unsure": drop the lowest')):
+    for axis, keep, title in zip(axes, ("sure", "unsure"),
+                                 ('keep="sure": drop the highest entropy', 'keep="unsure": drop the lowest')):
         kept = [pseudo_labels(logits, float(d), keep).labels != IGNORE for d in drops]
         for masks, colour, name in ((kept, "#30638e", "kept"), ([~k for k in kept], "#999999", "dropped")):
-            axis.plot(drops, [100 * right[m & counts].float().mean() for m in masks], color=colour, label=name, marker=".", markersize=4)
+            axis.plot(drops, [100 * right[m & counts].float().mean() for m in masks], color=colour, label=name,
+                      marker=".", markersize=4)
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("d, percent of the pixels dropped", fontsize=8)
         chart(axis)
@@ -204,7 +213,8 @@ def weights_figure(
     figure, axes = panels([
         ("confidence of the kept pixels", pseudo.confidence[0].where(kept[0], torch.nan), "viridis", 0, 1),
         (f"weight, γ = {gamma:g} (mean = 1)", relative[0].where(kept[0], torch.nan), "viridis", 0, 2),
-        (f"right: {right.sum() / kept.sum():.0%} of the kept, {weight[right].sum():.0%} of the weight", verdict_picture(right, kept)[0]),
+        (f"right: {right.sum() / kept.sum():.0%} of the kept, {weight[right].sum():.0%} of the weight",
+         verdict_picture(right, kept)[0]),
         None])
     axis = chart(axes[0, 3])
     confidence = torch.linspace(0.1, 1, 100)
@@ -225,13 +235,15 @@ def thinning_figure(
     kept = pseudo.labels != IGNORE
     figure, axes = panels([
         (f"kept by the entropy filter: {kept.float().mean():.0%}", kept_picture(pseudo.labels[0])),
-        (f"drawn with probability r_c: {part.float().mean():.0%}", kept_picture(pseudo.labels.masked_fill(~part, IGNORE)[0])),
+        (f"drawn with probability r_c: {part.float().mean():.0%}",
+         kept_picture(pseudo.labels.masked_fill(~part, IGNORE)[0])),
         None], columns=3)
     axis = chart(axes[0, 2])
     present = [c for c in range(19) if (pseudo.labels == c).sum() > 20]
     colours = [np.array(CITYSCAPES.palette[c]) / 255 for c in present]
     axis.barh(range(len(present)), [float(class_rate[c]) for c in present], color=colours)
-    axis.plot([float(part[pseudo.labels == c].float().mean()) for c in present], range(len(present)), "k|", markersize=9)
+    axis.plot([float(part[pseudo.labels == c].float().mean()) for c in present], range(len(present)), "k|",
+              markersize=9)
     axis.set_yticks(range(len(present)), [CITYSCAPES.classes[c] for c in present], fontsize=7)
     axis.invert_yaxis()
     axis.set_title("r_c (bar) and the share that was drawn (line)", fontsize=9)

@@ -17,7 +17,8 @@ from stal_nb.labels import CITYSCAPES, IGNORE, LabelSpace
 from stal_nb.metrics import Metrics, confusion_counts, iou_per_class, predicted_ids
 from stal_nb.scenes import SceneDataset
 
-# Three colours that people with any kind of colour vision can tell apart, used for right, claimed in vain and missed wherever two maps are compared.
+# Three colours that people with any kind of colour vision can tell apart, used for right, claimed in vain and missed
+# wherever two maps are compared.
 
 OUTCOME_COLOURS = {"right": (0, 158, 115), "claimed in vain": (240, 150, 0), "missed": (150, 80, 190)}
 
@@ -81,7 +82,8 @@ def overlap_figure(
         axis.imshow(panel)
         axis.set_title(title, fontsize=10)
         axis.axis("off")
-    handles = [Patch(color=np.array(c) / 255, label=f"{name}: {n} pixels") for (name, c), n in zip(OUTCOME_COLOURS.items(), areas)]
+    handles = [Patch(color=np.array(c) / 255, label=f"{name}: {n} pixels")
+               for (name, c), n in zip(OUTCOME_COLOURS.items(), areas)]
     figure.legend(handles=handles, loc="outside lower right", ncol=3, fontsize=9, frameon=False)
     return figure
 
@@ -96,7 +98,8 @@ def overlap_knob(
         plt.show()
 
     ipywidgets.interact(show, scene=ipywidgets.IntSlider(2, 0, len(scenes.labels) - 1, description="scene"),
-                        class_name=ipywidgets.Dropdown(options=label_space.classes, value=label_space.classes[8], description="class"))
+                        class_name=ipywidgets.Dropdown(options=label_space.classes, value=label_space.classes[8],
+                                                       description="class"))
 
 # The matrix
 
@@ -126,7 +129,8 @@ def confusion_heatmap(
                       "%{customdata[0]:,} pixels, %{z:.1f} % of this class<extra></extra>"))
     figure.update_layout(
         title=title, width=720, height=640, margin=dict(l=110, r=20, t=50, b=110), plot_bgcolor="#f2f2f2",
-        xaxis=dict(title="predicted", tickangle=-60, showgrid=False), yaxis=dict(title="truth", autorange="reversed", showgrid=False))
+        xaxis=dict(title="predicted", tickangle=-60, showgrid=False),
+        yaxis=dict(title="truth", autorange="reversed", showgrid=False))
     return figure
 
 
@@ -136,15 +140,18 @@ def confusion_figure(
 ) -> plt.Figure:
     "Confusion matrices side by side, each row normalised to 100 %; rows without pixels are hatched."
     names = label_space.classes
-    figure, axes = plt.subplots(1, len(confusions), figsize=(5.4 * len(confusions) + 1, 5.6), dpi=80, sharey=True, squeeze=False,
+    figure, axes = plt.subplots(1, len(confusions), figsize=(5.4 * len(confusions) + 1, 5.6), dpi=80, sharey=True,
+                                squeeze=False,
                                 layout="constrained")
     for axis, (title, confusion) in zip(axes[0], confusions.items()):
         percent = row_percent(confusion)
         picture = axis.imshow(np.ma.masked_invalid(percent), cmap="Blues", vmin=0, vmax=100)
         for row in np.flatnonzero(np.isnan(percent).all(1)):
-            axis.add_patch(plt.Rectangle((-0.5, row - 0.5), len(names), 1, fill=False, hatch="////", edgecolor="0.75", linewidth=0))
+            axis.add_patch(plt.Rectangle((-0.5, row - 0.5), len(names), 1, fill=False, hatch="////", edgecolor="0.75",
+                                         linewidth=0))
         for t, p in zip(*np.nonzero(np.nan_to_num(percent) >= 20)):
-            axis.text(p, t, f"{percent[t, p]:.0f}", ha="center", va="center", fontsize=7, color="white" if percent[t, p] > 55 else "black")
+            axis.text(p, t, f"{percent[t, p]:.0f}", ha="center", va="center", fontsize=7,
+                      color="white" if percent[t, p] > 55 else "black")
         axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
         axis.set_yticks(range(len(names)), names, fontsize=8)
         axis.set(title=title, xlabel="predicted")
@@ -204,8 +211,9 @@ def shift_figure(
     figure, axis = plt.subplots(figsize=(7.5, 3), dpi=80)
     for name in class_names:
         k = label_space.index(name)
-        axis.plot(list(shifts), (100 * curves[:, k]).tolist(), "o-", color=np.array(label_space.palette[k]) / 255, label=name)
-    axis.set(xlabel="shift, pixels (image width %d)" % labels.shape[-1], ylabel="IoU, %", ylim=(0, 103))
+        axis.plot(list(shifts), (100 * curves[:, k]).tolist(), "o-", color=np.array(label_space.palette[k]) / 255,
+                  label=name)
+    axis.set(xlabel=f"shift, pixels (image width {labels.shape[-1]})", ylabel="IoU, %", ylim=(0, 103))
     axis.legend(frameon=False, ncol=2)
     axis.spines[["top", "right"]].set_visible(False)
     figure.tight_layout()

@@ -12,11 +12,13 @@ from stal_nb.scenes import SceneDataset
 
 # Panels
 #
-# Most pictures of the notebook are rows of images, label maps and masks, some with a box drawn into them. One function draws them all: it tells by type and shape what a tensor is.
+# Most pictures of the notebook are rows of images, label maps and masks, some with a box drawn into them. One function
+# draws them all: it tells by type and shape what a tensor is.
 
 
 def picture_of(
-    value: Tensor | np.ndarray,  # (3,H,W) float image, (H,W) bool mask, (H,W) integer labels, or a finished (H,W,3) picture
+    # (3,H,W) float image, (H,W) bool mask, (H,W) integer labels, or a finished (H,W,3) picture
+    value: Tensor | np.ndarray,
     label_space: LabelSpace = CITYSCAPES,
 ) -> np.ndarray:  # (H,W) or (H,W,3), ready for `imshow`
     "Images as they are, labels in class colours with 255 in grey, masks in black and white."
@@ -51,19 +53,22 @@ def panels(
             if box and box[0] is not None:
                 y0, x0, y1, x1 = (float(v) - 0.5 for v in box[0])
                 for colour, thickness in (("black", 3.5), ("white", 1.8)):
-                    axis.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour, linewidth=thickness))
+                    axis.add_patch(plt.Rectangle((x0, y0), x1 - x0, y1 - y0, fill=False, edgecolor=colour,
+                                                 linewidth=thickness))
     figure.tight_layout()
     return figure
 
 # One example of each mixing
 #
-# Scenes known to show a rare class, so that there is something to paste and to cut. Every tensor comes from the library's functions.
+# Scenes known to show a rare class, so that there is something to paste and to cut. Every tensor comes from the
+# library's functions.
 
 
 def scene_with(domain: str, class_id: int, start: int = 0, pixels: int = 400, size: tuple[int, int] = (128, 256)):
     "The first scene from number `start` on with at least `pixels` pixels of a class."
     scenes = SceneDataset(domain, start + 500, size=size)
-    return next(s for s in (scenes[i] for i in range(start, start + 500)) if int((s.labels == class_id).sum()) >= pixels)
+    return next(s for s in (scenes[i] for i in range(start, start + 500))
+                if int((s.labels == class_id).sum()) >= pixels)
 
 
 def example_copy_paste(
@@ -75,35 +80,41 @@ def example_copy_paste(
     base = SceneDataset("sim", 1000)[500 + 7 * seed]
     other = scene_with("sim", CITYSCAPES.index(class_names[0]), 40 * seed)
     generator = torch.Generator().manual_seed(seed)
-    paste_image, paste_labels = paste_augment(other.image, other.labels, base.labels.shape, generator, scale=(scale, scale))
+    paste_image, paste_labels = paste_augment(other.image, other.labels, base.labels.shape, generator,
+                                              scale=(scale, scale))
     classes = torch.zeros(1, CITYSCAPES.num_classes, dtype=torch.bool)
     classes[0, [CITYSCAPES.index(name) for name in class_names]] = True
     image, labels = copy_paste(base.image[None], base.labels[None], paste_image[None], paste_labels[None], classes)
-    return dict(base_image=base.image, base_labels=base.labels, paste_image=paste_image, paste_labels=paste_labels, classes=classes,
+    return dict(base_image=base.image, base_labels=base.labels, paste_image=paste_image, paste_labels=paste_labels,
+                classes=classes,
                 image=image[0], labels=labels[0])
 
 
 def example_cutmix(class_name: str = "bicycle", min_size: int = 32, seed: int = 0) -> dict[str, Tensor]:
-    "An unlabelled image, a partner that shows a class, the box around one region of it, and the mix. True labels stand in for guesses."
+    """An unlabelled image, a partner that shows a class, the box around one region of it, and the mix. True labels
+    stand in for guesses."""
     base = SceneDataset("real", 1000)[700 + 7 * seed]
     other = scene_with("real", CITYSCAPES.index(class_name), 40 * seed, pixels=150)
     wanted = torch.tensor([CITYSCAPES.index(class_name)])
     boxes = class_boxes(other.labels[None], wanted, torch.Generator().manual_seed(seed), min_size=min_size)
     image, labels = cutmix(boxes, (base.image[None], other.image[None]), (base.labels[None], other.labels[None]))
-    return dict(base_image=base.image, base_labels=base.labels, other_image=other.image, other_labels=other.labels, box=boxes[0],
+    return dict(base_image=base.image, base_labels=base.labels, other_image=other.image, other_labels=other.labels,
+                box=boxes[0],
                 image=image[0], labels=labels[0])
 
 
 def copy_paste_figure(example: dict[str, Tensor]) -> plt.Figure:
     "Before, what comes in, after; images above, labels below."
-    titles = ("labelled image", "the other image, resized", "after copy-paste"), ("its labels", "its labels", "after copy-paste")
+    titles = (("labelled image", "the other image, resized", "after copy-paste"),
+              ("its labels", "its labels", "after copy-paste"))
     keys = ("base_image", "paste_image", "image"), ("base_labels", "paste_labels", "labels")
     return panels(*([(title, example[key]) for title, key in zip(*row)] for row in zip(titles, keys)))
 
 
 def cutmix_figure(example: dict[str, Tensor]) -> plt.Figure:
     "Before, what comes in, after; images above, labels below; the box where it is cut."
-    titles = ("unlabelled image", "its partner, with the box", "after CutMix"), ("its pseudo-labels", "the partner's", "after CutMix")
+    titles = (("unlabelled image", "its partner, with the box", "after CutMix"),
+              ("its pseudo-labels", "the partner's", "after CutMix"))
     keys = ("base_image", "other_image", "image"), ("base_labels", "other_labels", "labels")
     boxes = None, example["box"], None
     return panels(*([(title, example[key], box) for title, key, box in zip(*row, boxes)] for row in zip(titles, keys)))
@@ -139,7 +150,9 @@ def regions_picture(
     if len(present) <= 16:  # few regions: hues far apart
         numbers = ranks.reshape(numbers.shape) + (present[0] > 0)
     golden = np.modf(numbers * 0.6180339887)[0]
-    picture = (plt.get_cmap("hsv")(golden)[..., :3] * (170 + 85 * np.modf(numbers * 0.381966)[0])[..., None]).astype(np.uint8)
+    picture = (plt.get_cmap("hsv")(golden)[..., :3] * (170 + 85 * np.modf(numbers * 0.381966)[0])[..., None]).astype(
+        np.uint8
+    )
     picture[numbers == 0] = 40
     return picture
 
@@ -182,7 +195,8 @@ def table_figure(
     figure, axes = plt.subplots(1, len(snapshots), figsize=(13, 3.6), dpi=80, sharey=True)
     colours = np.array(label_space.palette, np.uint8)
     for axis, (title, present) in zip(axes, snapshots.items()):
-        axis.imshow(np.where(present.T.numpy()[..., None], colours[:, None], np.uint8(245)), aspect="auto", interpolation="nearest")
+        axis.imshow(np.where(present.T.numpy()[..., None], colours[:, None], np.uint8(245)), aspect="auto",
+                    interpolation="nearest")
         axis.set_title(f"{title}: {int(present.sum())} entries", fontsize=10)
         axis.set_xlabel("image")
     axes[0].set_yticks(range(label_space.num_classes), label_space.classes, fontsize=7)
@@ -194,7 +208,8 @@ def partner_odds(
     present: Tensor,  # (images, C) bool: a table's `present`
     probs: Tensor,  # (C,) probability of each class to be drawn, sums to 1
 ) -> Tensor:  # (images,) sums to 1
-    "Probability of each image to be drawn as partner: a class by `probs`, then evenly one of the images known to show it, or any if none is."
+    """Probability of each image to be drawn as partner: a class by `probs`, then evenly one of the images known to show
+    it, or any if none is."""
     known = present.T.to(probs.dtype)
     known = torch.where(known.any(1, keepdim=True), known, 1.0)
     return probs @ (known / known.sum(1, keepdim=True))
@@ -207,11 +222,14 @@ def odds_figure(
 ) -> plt.Figure:
     "Tables, and below each the odds of every image to become a partner, for each way to draw classes."
     heights = [19, *[6] * len(positions)]
-    figure, axes = plt.subplots(len(heights), len(tables), figsize=(6.4 * len(tables), 2.6 + 0.95 * len(positions)), dpi=80, sharex="col",
-                                sharey="row", squeeze=False, gridspec_kw=dict(height_ratios=heights), layout="constrained")
+    figure, axes = plt.subplots(len(heights), len(tables), figsize=(6.4 * len(tables), 2.6 + 0.95 * len(positions)),
+                                dpi=80, sharex="col",
+                                sharey="row", squeeze=False, gridspec_kw=dict(height_ratios=heights),
+                                layout="constrained")
     colours = np.array(label_space.palette, np.uint8)
     for column, (title, present) in zip(axes.T, tables.items()):
-        column[0].imshow(np.where(present.T.numpy()[..., None], colours[:, None], np.uint8(245)), aspect="auto", interpolation="nearest")
+        column[0].imshow(np.where(present.T.numpy()[..., None], colours[:, None], np.uint8(245)), aspect="auto",
+                         interpolation="nearest")
         column[0].set_title(f"{title}: {int(present.sum())} entries", fontsize=10)
         for axis, (name, probs) in zip(column[1:], positions.items()):
             axis.bar(range(len(present)), 100 * partner_odds(present, probs), color="0.35", width=0.9)
@@ -225,7 +243,8 @@ def odds_figure(
 
 
 def batch_figure(
-    batch: dict[str, tuple[Tensor, ...]],  # method -> image, labels, mixed image, mixed labels and, for CutMix, boxes (B,4)
+    # method -> image, labels, mixed image, mixed labels and, for CutMix, boxes (B,4)
+    batch: dict[str, tuple[Tensor, ...]],
     width: float = 13.0,
 ) -> plt.Figure:
     "Every image of a batch in a column: before, its labels, after, its labels. White lines: the boxes that were cut."
@@ -244,8 +263,10 @@ def lift_figure(
     shown: dict[str, Tensor],  # title -> (2,C) shares in [0,1], before and after
     label_space: LabelSpace = CITYSCAPES,
 ) -> plt.Figure:
-    "How many times as often each class is shown after mixing, the rarest class on top; one column a title, one axis for all."
-    figure, axes = plt.subplots(1, len(shown), figsize=(13, 3.9), dpi=80, sharey=True, sharex=True, squeeze=False, layout="constrained")
+    """How many times as often each class is shown after mixing, the rarest class on top; one column a title, one axis
+    for all."""
+    figure, axes = plt.subplots(1, len(shown), figsize=(13, 3.9), dpi=80, sharey=True, sharex=True, squeeze=False,
+                                layout="constrained")
     order = next(iter(shown.values()))[0].argsort(descending=True)
     rows, colours = np.arange(len(order)), np.array(label_space.palette)[order] / 255
     for axis, (title, (before, after)) in zip(axes[0], shown.items()):
@@ -264,7 +285,8 @@ def lift_figure(
     return figure
 
 
-def sampling_figure(confidence: Tensor, probs: Tensor, drawn: Tensor, label_space: LabelSpace = CITYSCAPES) -> plt.Figure:
+def sampling_figure(confidence: Tensor, probs: Tensor, drawn: Tensor,
+                    label_space: LabelSpace = CITYSCAPES) -> plt.Figure:
     "Confidence of each class, its sampling probability, and how often it was drawn."
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.4), dpi=80, sharey=True)
     order, rows = confidence.argsort(descending=True), np.arange(len(probs))
@@ -301,7 +323,8 @@ def frequency_figure(
         for row, k in zip(rows, order):
             factor = after[k] / before[k]
             weight = "bold" if factor > 1.15 else "normal"
-            axis.text(100 * max(before[k], after[k]) * 1.15, row, f"× {factor:.1f}", va="center", fontsize=7, weight=weight)
+            axis.text(100 * max(before[k], after[k]) * 1.15, row, f"× {factor:.1f}", va="center", fontsize=7,
+                      weight=weight)
     axes[0].set_yticks(rows, [label_space.classes[k] for k in order], fontsize=8)
     axes[0].invert_yaxis()
     axes[0].legend(frameon=False, loc="lower right", fontsize=8)

@@ -1,6 +1,7 @@
 """Pictures for 04 Models."""
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,8 @@ from stal_nb.scenes import SceneDataset
 
 # Colours for features
 #
-# A feature map has tens or hundreds of channels and a screen has three. The three directions in which the features of a map vary most become red, green and blue: pixels with alike features
+# A feature map has tens or hundreds of channels and a screen has three. The three directions in which the features of a
+# map vary most become red, green and blue: pixels with alike features
 # get alike colours. Colours of two maps cannot be compared with each other.
 
 
@@ -47,8 +49,10 @@ def look_inside(
     found: dict[str, Tensor] = {}
     parts = {"pyramid": model.aspp, "pool": model.aspp.pool, "decoder": model.decoder}
     parts |= {f"branch {k}": branch for k, branch in enumerate(model.aspp.branches)}
-    hooks = [part.register_forward_hook(lambda _m, _i, output, name=name: found.__setitem__(name, output)) for name, part in parts.items()]
-    hooks.append(model.backbone.register_forward_hook(lambda _m, _i, output: found.update(zip(("low", "mid", "high"), output))))
+    hooks = [part.register_forward_hook(lambda _m, _i, output, name=name: found.__setitem__(name, output))
+             for name, part in parts.items()]
+    hooks.append(model.backbone.register_forward_hook(lambda _m, _i,
+                                                      output: found.update(zip(("low", "mid", "high"), output))))
     try:
         output = model(images)
     finally:
@@ -70,7 +74,8 @@ def show_panels(
 ) -> plt.Figure:
     "Pictures in a grid, all drawn as wide as a scene."
     rows = -(-len(panels) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(width, rows * (width / columns / 2 + 0.28)), dpi=dpi, squeeze=False)
+    figure, axes = plt.subplots(rows, columns, figsize=(width, rows * (width / columns / 2 + 0.28)), dpi=dpi,
+                                squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, (title, picture) in zip(axes.flat, panels):
@@ -92,7 +97,8 @@ def network_figure(model: DeepLabV3Plus, sample: Sample, label_space: LabelSpace
              ("decoder", "decoder, stride 4"), ("embeddings", "embeddings")]
     panels = [(f"image: {size_text(sample.image)}", image_of(sample))]
     panels += [(f"{title}: {size_text(inside[name])}", pca_colours(inside[name])) for name, title in parts]
-    panels += [(f"prediction, from logits {size_text(inside['logits'])}", label_space.colorize(inside["logits"].argmax(0))),
+    panels += [(f"prediction, from logits {size_text(inside['logits'])}",
+                label_space.colorize(inside["logits"].argmax(0))),
                ("truth", label_space.colorize(sample.labels))]
     return show_panels(panels)
 
@@ -115,12 +121,14 @@ def coarse_labels(
     num_classes: int = 19,
 ) -> Tensor:  # (B,H,W)
     "Every cell gets the class that most of its pixels have: the best that one guess a cell can do."
-    votes = F.one_hot(labels.where(labels != IGNORE, num_classes), num_classes + 1)[..., :num_classes].movedim(-1, 1).float()
+    votes = F.one_hot(labels.where(labels != IGNORE, num_classes),
+                      num_classes + 1)[..., :num_classes].movedim(-1, 1).float()
     winners = F.avg_pool2d(votes, stride, ceil_mode=True).argmax(1)
     return winners.repeat_interleave(stride, 1).repeat_interleave(stride, 2)[:, : labels.shape[1], : labels.shape[2]]
 
 
-def ceiling_figure(samples: Sequence[Sample], strides: Sequence[int] = (4, 8, 16, 32), label_space: LabelSpace = CITYSCAPES) -> plt.Figure:
+def ceiling_figure(samples: Sequence[Sample], strides: Sequence[int] = (4, 8, 16, 32),
+                   label_space: LabelSpace = CITYSCAPES) -> plt.Figure:
     "The truth, told in cells; and the IoU that a perfect classifier of cells would reach."
     labels = torch.stack([s.labels for s in samples])
     names = ("road", "building", "car", "person", "traffic sign", "pole")
@@ -134,13 +142,16 @@ def ceiling_figure(samples: Sequence[Sample], strides: Sequence[int] = (4, 8, 16
         table[stride] = metrics.compute()
         axis = figure.add_subplot(grid[k // 2, k % 2])
         axis.imshow(label_space.colorize(coarse[0]))
-        axis.set_title(f"one guess for {stride} × {stride} pixels: at best {table[stride].miou:.0f} % mIoU", fontsize=8.5, pad=3)
+        axis.set_title(f"one guess for {stride} × {stride} pixels: at best {table[stride].miou:.0f} % mIoU",
+                       fontsize=8.5, pad=3)
         axis.axis("off")
     axis = figure.add_subplot(grid[:, 2])
     for name in names:
         scores = [table[s].iou[name] for s in strides]
-        axis.plot(strides, scores, marker="o", markersize=3, color=np.array(label_space.palette[label_space.index(name)]) / 255, label=name)
-    axis.set(xscale="log", xticks=strides, xticklabels=strides, xlabel="cell size (pixels)", ylabel="best IoU (%)", ylim=(0, 101))
+        axis.plot(strides, scores, marker="o", markersize=3,
+                  color=np.array(label_space.palette[label_space.index(name)]) / 255, label=name)
+    axis.set(xscale="log", xticks=strides, xticklabels=strides, xlabel="cell size (pixels)", ylabel="best IoU (%)",
+             ylim=(0, 101))
     axis.minorticks_off()
     axis.legend(fontsize=7, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
     axis.grid(alpha=0.3)
@@ -176,7 +187,8 @@ class silenced:
         self.module = module
 
     def __enter__(self):
-        self.hook = self.module.register_forward_hook(lambda _m, _i, output: output.mean((0, 2, 3), keepdim=True).expand_as(output))
+        self.hook = self.module.register_forward_hook(lambda _m, _i,
+                                                      output: output.mean((0, 2, 3), keepdim=True).expand_as(output))
 
     def __exit__(self, *_):
         self.hook.remove()
@@ -196,7 +208,8 @@ def with_and_without_early_features(
     model: DeepLabV3Plus,
     images: Tensor,  # (B,3,H,W)
 ) -> dict[str, Tensor]:  # (B,C,H,W) each
-    "Three opinions: of the auxiliary head, which sees stride 16 only; of the decoder without early features; of the whole network."
+    """Three opinions: of the auxiliary head, which sees stride 16 only; of the decoder without early features; of the
+    whole network."""
     features = model.backbone((images - model.mean) / model.std)
     result = {"stride 16 alone (auxiliary head)": resize(model.auxiliary(features.mid), images.shape[-2:])}
     with silenced(model.decoder.low):
@@ -231,7 +244,8 @@ def decoder_figure(model: DeepLabV3Plus, samples: Sequence[Sample], label_space:
     opinions = with_and_without_early_features(model, torch.stack([s.image for s in samples]))
     figure = plt.figure(figsize=(12.5, 4.7), dpi=75, layout="constrained")
     grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 0.85))
-    panels = [("image", image_of(samples[0])), *((name, label_space.colorize(logits[0].argmax(0))) for name, logits in opinions.items())]
+    panels = [("image", image_of(samples[0])),
+              *((name, label_space.colorize(logits[0].argmax(0))) for name, logits in opinions.items())]
     for k, (name, picture) in enumerate(panels):
         axis = figure.add_subplot(grid[k // 2, k % 2])
         axis.imshow(picture)
@@ -241,7 +255,8 @@ def decoder_figure(model: DeepLabV3Plus, samples: Sequence[Sample], label_space:
     for (name, logits), colour in zip(opinions.items(), ("#888888", "#d98c2b", "#2f6db3")):
         axis.plot(100 * accuracy_by_distance(logits, labels), marker="o", markersize=3, color=colour,
                   label=f"{name}: mIoU {miou(logits, labels):.0f} %")
-    axis.set(xticks=range(6), xticklabels=("1", "2", "3–4", "5–8", "9–16", "> 16"), xlabel="distance from a boundary (pixels)",
+    axis.set(xticks=range(6), xticklabels=("1", "2", "3–4", "5–8", "9–16", "> 16"),
+             xlabel="distance from a boundary (pixels)",
              ylabel="right pixels (%)")
     axis.set(ylim=(0, 101))
     axis.legend(fontsize=7, loc="lower right")
@@ -273,7 +288,8 @@ def embeddings_figure(
     for axis, (title, picture, mark) in zip(axes.flat, panels):
         drawn = axis.imshow(picture, cmap="cividis", vmin=-0.2, vmax=1, extent=(0, 64, 32, 0), interpolation="nearest")
         if mark:
-            axis.plot(mark[0] + 0.5, mark[1] + 0.5, marker="o", markersize=7, markerfacecolor="none", markeredgecolor="red",
+            axis.plot(mark[0] + 0.5, mark[1] + 0.5, marker="o", markersize=7, markerfacecolor="none",
+                      markeredgecolor="red",
                       markeredgewidth=1.8)
         axis.set_title(title, fontsize=9)
         axis.axis("off")
@@ -292,10 +308,12 @@ def demo_v2(
     batch: int = 8,
     seed: int = 0,
 ) -> DeepLabV2:  # in evaluation mode
-    "A DeepLab v2 on the backbone of the demo model at stride 8: its classifiers are trained for some seconds, the backbone stays as it is."
+    """A DeepLab v2 on the backbone of the demo model at stride 8: its classifiers are trained for some seconds, the
+    backbone stays as it is."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        v2 = DeepLabV2(DEMO_RECIPE["backbone"], CITYSCAPES.num_classes, embedding_dim=8, weights=None, aspp_channels=8, aspp_dilations=dilations)
+        v2 = DeepLabV2(DEMO_RECIPE["backbone"], CITYSCAPES.num_classes, embedding_dim=8, weights=None, aspp_channels=8,
+                       aspp_dilations=dilations)
     v2.backbone.load_state_dict(model.backbone.state_dict())
     v2.eval()
     samples = [sample for sample in SceneDataset("sim", scenes, size=DEMO_RECIPE["size"], seed=seed + 1)]
@@ -313,12 +331,16 @@ def demo_v2(
 
 
 @torch.no_grad()
-def parallel_figure(v2: DeepLabV2, v3: DeepLabV3Plus, samples: Sequence[Sample], label_space: LabelSpace = CITYSCAPES) -> plt.Figure:
-    "What each classifier of a v2 network says alone, their sum, and what v3+ says; mIoU over all scenes, pictures of the first."
+def parallel_figure(v2: DeepLabV2, v3: DeepLabV3Plus, samples: Sequence[Sample],
+                    label_space: LabelSpace = CITYSCAPES) -> plt.Figure:
+    """What each classifier of a v2 network says alone, their sum, and what v3+ says; mIoU over all scenes, pictures of
+    the first."""
     images, labels = torch.stack([s.image for s in samples]), torch.stack([s.labels for s in samples])
     high = v2.backbone((images - v2.mean) / v2.std).high
-    opinions = {f"dilation {branch.dilation[0]} alone": resize(branch(high), images.shape[-2:]) for branch in v2.classifier.branches}
-    opinions |= {"v2, the sum": v2(images, with_embeddings=False).logits, "v3+": v3(images, with_embeddings=False).logits}
+    opinions = {f"dilation {branch.dilation[0]} alone": resize(branch(high), images.shape[-2:])
+                for branch in v2.classifier.branches}
+    opinions |= {"v2, the sum": v2(images, with_embeddings=False).logits,
+                 "v3+": v3(images, with_embeddings=False).logits}
     panels = [("image", image_of(samples[0]))]
     panels += [(f"{name}: mIoU {miou(logits, labels, label_space):.0f} %", label_space.colorize(logits[0].argmax(0)))
                for name, logits in opinions.items()]
@@ -348,7 +370,8 @@ def change_picture(
     return picture.permute(1, 2, 0).numpy()
 
 
-def views_figure(model: nn.Module, sample: Sample, scales: Sequence[float] = (0.5, 1.0, 1.5), label_space: LabelSpace = CITYSCAPES) -> plt.Figure:
+def views_figure(model: nn.Module, sample: Sample, scales: Sequence[float] = (0.5, 1.0, 1.5),
+                 label_space: LabelSpace = CITYSCAPES) -> plt.Figure:
     "What the network says of several views of one image, where they disagree, and what the average changes."
     image = sample.image[None]
     views = {f"scale {scale:g}": predict_probs(model, image, scales=(scale,))[0].argmax(0) for scale in scales}
@@ -356,9 +379,11 @@ def views_figure(model: nn.Module, sample: Sample, scales: Sequence[float] = (0.
     average = predict_probs(model, image, scales=scales, flip=True)[0].argmax(0)
     disagreement = torch.stack([ids != average for ids in views.values()]).float().mean(0)
     panels = [("image", image_of(sample)), *((name, label_space.colorize(ids)) for name, ids in views.items())]
-    panels += [("share of these views that differ from the average", plt.get_cmap("magma")(disagreement.numpy())[..., :3]),
+    panels += [("share of these views that differ from the average",
+                plt.get_cmap("magma")(disagreement.numpy())[..., :3]),
                (f"average of {len(scales)} scales and their mirror images", label_space.colorize(average)),
-               ("what it changes: blue = right now, red = wrong now", change_picture(sample, views["scale 1"], average))]
+               ("what it changes: blue = right now, red = wrong now",
+                change_picture(sample, views["scale 1"], average))]
     return show_panels(panels)
 
 
@@ -381,7 +406,8 @@ def views_table(
     return pd.DataFrame(table).T
 
 
-def seams_figure(model: nn.Module, sample: Sample, window: tuple[int, int] = (64, 64), label_space: LabelSpace = CITYSCAPES) -> plt.Figure:
+def seams_figure(model: nn.Module, sample: Sample, window: tuple[int, int] = (64, 64),
+                 label_space: LabelSpace = CITYSCAPES) -> plt.Figure:
     "A sliding window against the whole image at once: what changes, and where."
     image = sample.image[None]
     whole = predict_probs(model, image)[0]
@@ -389,8 +415,10 @@ def seams_figure(model: nn.Module, sample: Sample, window: tuple[int, int] = (64
     for overlap in (0.0, 0.5):
         slid = predict_probs(model, image, window=window, overlap=overlap)[0]
         moved = 0.5 * (slid - whole).abs().sum(0)  # total variation
-        above.append((f"windows of {window[0]} × {window[1]}, overlap {overlap:g}", label_space.colorize(slid.argmax(0))))
-        below.append((f"probability that moved to other classes: mean {moved.mean():.2f}", plt.get_cmap("magma")(moved.numpy())[..., :3]))
+        above.append((f"windows of {window[0]} × {window[1]}, overlap {overlap:g}",
+                      label_space.colorize(slid.argmax(0))))
+        below.append((f"probability that moved to other classes: mean {moved.mean():.2f}",
+                      plt.get_cmap("magma")(moved.numpy())[..., :3]))
     return show_panels(above + below, columns=3, width=11)
 
 # What ImageNet gave
@@ -417,13 +445,15 @@ def linear_probe(
     num_classes: int = 19,
     ridge: float = 1e-2,
 ) -> float:  # in [0,1]: recall, averaged over the classes of the test pixels
-    "How well a linear map tells classes apart: ridge regression onto class indicators, every class with the same total weight."
+    """How well a linear map tells classes apart: ridge regression onto class indicators, every class with the same
+    total weight."""
     mean, scale = train[0].mean(0), train[0].std(0) + 1e-6
     x, z = (torch.cat([(f - mean) / scale, torch.ones(len(f), 1)], 1).double() for f in (train[0], test[0]))
     weight = 1 / train[1].bincount(minlength=num_classes).clamp(min=1).double()[train[1]]
     target = F.one_hot(train[1], num_classes).double()
     weighted = x * weight[:, None]
-    solution = torch.linalg.solve(x.T @ weighted + ridge * torch.eye(x.shape[1], dtype=torch.float64), weighted.T @ target)
+    solution = torch.linalg.solve(x.T @ weighted + ridge * torch.eye(x.shape[1], dtype=torch.float64),
+                                  weighted.T @ target)
     right = (z @ solution).argmax(1) == test[1]
     recalls = [right[test[1] == c].double().mean() for c in test[1].unique()]
     return float(torch.stack(recalls).mean())
@@ -435,13 +465,15 @@ def probe_figure(train: Sequence[Sample], test: Sequence[Sample], num_classes: i
 
     def scores(pretrained: bool) -> list[float]:
         encoder = TimmEncoder("tf_efficientnet_lite0", output_stride=32, pretrained=pretrained)
-        stages = [stage_features(encoder, torch.stack([s.image for s in split]), settle=not pretrained and split is train)
+        stages = [stage_features(encoder, torch.stack([s.image for s in split]),
+                                 settle=not pretrained and split is train)
                   for split in (train, test)]
         found = []
         for k, stride in enumerate(strides):
             pixels = []
             for split, features in zip((train, test), stages):
-                small = torch.stack([coarse_labels(s.labels[None], stride, num_classes)[0, ::stride, ::stride] for s in split])
+                small = torch.stack([coarse_labels(s.labels[None], stride, num_classes)[0, ::stride, ::stride]
+                                     for s in split])
                 flat, classes = features[k].movedim(1, -1).flatten(0, 2), small.flatten()
                 every = max(1, len(flat) // 8000)
                 pixels.append((flat[::every], classes[::every]))

@@ -5,7 +5,8 @@ import plotly.graph_objects as go
 from stal_nb.app.drawing import LAYOUT
 from stal_nb.app.run_folder import duration
 
-PART_COLOURS = {"weights": "#1f4e79", "gradients": "#2e75b6", "momentum": "#9dc3e6", "teacher": "#70ad47", "memory bank": "#bf9000", "activations": "#c55a11"}
+PART_COLOURS = {"weights": "#1f4e79", "gradients": "#2e75b6", "momentum": "#9dc3e6", "teacher": "#70ad47",
+                "memory bank": "#bf9000", "activations": "#c55a11"}
 
 
 def memory_figure(
@@ -17,10 +18,13 @@ def memory_figure(
     figure = go.Figure()
     for part, colour in PART_COLOURS.items():
         sizes = [plan[part] / 1e9 for plan in plans.values()]
-        figure.add_bar(y=names, x=sizes, name=part, orientation="h", marker_color=colour, hovertemplate=f"{part}: %{{x:.2f}} GB<extra>%{{y}}</extra>")
+        figure.add_bar(y=names, x=sizes, name=part, orientation="h", marker_color=colour,
+                       hovertemplate=f"{part}: %{{x:.2f}} GB<extra>%{{y}}</extra>")
     totals = [plan["all"] / 1e9 for plan in plans.values()]
-    figure.add_scatter(x=totals, y=names, mode="text", text=[f" {t:.1f} GB" for t in totals], textposition="middle right", showlegend=False, hoverinfo="skip")
-    figure.update_layout(**{**LAYOUT, "height": 130 + 50 * len(plans)}, title=title, barmode="stack", xaxis_title="GB on each device", legend_traceorder="normal")
+    figure.add_scatter(x=totals, y=names, mode="text", text=[f" {t:.1f} GB" for t in totals],
+                       textposition="middle right", showlegend=False, hoverinfo="skip")
+    figure.update_layout(**{**LAYOUT, "height": 130 + 50 * len(plans)}, title=title, barmode="stack",
+                         xaxis_title="GB on each device", legend_traceorder="normal")
     figure.update_yaxes(autorange="reversed")
     figure.update_xaxes(range=[0, 1.15 * max(totals)])
     return figure
@@ -32,10 +36,12 @@ def plan_table(
     "The stages of a plan: labels, steps, epochs and time of each, and of all."
     import pandas as pd
 
-    rows = [{"stage": stage["stage"], "labelled images": f"{stage['labelled']:,}", "steps": f"{stage['steps']:,}", "epochs": f"{stage['epochs']:.1f}",
+    rows = [{"stage": stage["stage"], "labelled images": f"{stage['labelled']:,}", "steps": f"{stage['steps']:,}",
+             "epochs": f"{stage['epochs']:.1f}",
              "time": f"about {duration(stage['seconds'])}"} for stage in plan["stages"]]
     steps = sum(stage["steps"] for stage in plan["stages"])
-    rows.append({"stage": "all", "labelled images": "", "steps": f"{steps:,}", "epochs": "", "time": f"about {duration(plan['seconds'])}"})
+    rows.append({"stage": "all", "labelled images": "", "steps": f"{steps:,}", "epochs": "",
+                 "time": f"about {duration(plan['seconds'])}"})
     return pd.DataFrame(rows).set_index("stage")
 
 

@@ -10,7 +10,8 @@ from stal_nb.app.drawing import LAYOUT
 from stal_nb.run import Run
 
 SMALL = dict(
-    image_size=(96, 192), crop_size=(96, 192), source_images=60, target_images=30, val_images=12, source_batch=3, target_batch=1, unlabelled_batch=2,
+    image_size=(96, 192), crop_size=(96, 192), source_images=60, target_images=30, val_images=12, source_batch=3,
+    target_batch=1, unlabelled_batch=2,
     source_steps=20, round_steps=(20, 20), budgets=(0.07, 0.2), num_anchors=20, bank_capacity=500, plan_every=5)
 
 
@@ -49,7 +50,8 @@ def _points(measured: dict, kind: str) -> dict[int, list[float]]:
 
 
 def comparison_figure(measured: dict) -> go.Figure:
-    "mIoU by labels bought: a thin line a seed, the mean thick; dashed, the same network and number of steps with no or all target labels."
+    """mIoU by labels bought: a thin line a seed, the mean thick; dashed, the same network and number of steps with no
+    or all target labels."""
     figure = go.Figure()
     for kind, colour in RUN_COLOURS.items():
         points = _points(measured, kind)
@@ -57,14 +59,19 @@ def comparison_figure(measured: dict) -> go.Figure:
             continue
         x = list(points)
         for k in range(max(map(len, points.values()), default=0)):
-            figure.add_scatter(x=x, y=[v[k] for v in points.values() if k < len(v)], mode="lines", line=dict(color=colour, width=1), opacity=0.4,
+            figure.add_scatter(x=x, y=[v[k] for v in points.values() if k < len(v)], mode="lines",
+                               line=dict(color=colour, width=1), opacity=0.4,
                                showlegend=False, hoverinfo="skip")
-        figure.add_scatter(x=x, y=[np.mean(v) for v in points.values()], mode="lines+markers", name=KIND_NAMES.get(kind, kind), line=dict(color=colour, width=3), marker_size=9,
+        figure.add_scatter(x=x, y=[np.mean(v) for v in points.values()], mode="lines+markers",
+                           name=KIND_NAMES.get(kind, kind), line=dict(color=colour, width=3), marker_size=9,
                            hovertemplate="%{x} labels<br>mIoU %{y:.1f}<extra>" + kind + "</extra>")
     for kind, words in BOUNDS.items():
         for labelled, values in _points(measured, kind).items():
-            words = f"{words}: {np.mean(values):.1f}" if not labelled else f"all {labelled} labels: {np.mean(values):.1f}"
-            figure.add_hline(np.mean(values), line_dash="dash", line_color="#777", annotation_text=words, annotation_position="bottom right")
+            words = (
+                f"{words}: {np.mean(values):.1f}" if not labelled else f"all {labelled} labels: {np.mean(values):.1f}"
+            )
+            figure.add_hline(np.mean(values), line_dash="dash", line_color="#777", annotation_text=words,
+                             annotation_position="bottom right")
     figure.update_layout(title="mIoU by labels bought", xaxis_title="labelled target images", yaxis_title="mIoU (%)",
                          legend=dict(orientation="h", y=1.1, x=1, xanchor="right"), **LAYOUT)
     return figure
@@ -78,9 +85,16 @@ def comparison_table(measured: dict):
     for kind in (*RUN_COLOURS, *BOUNDS):
         for labelled, values in _points(measured, kind).items():
             first = labelled == 0 and kind != "source"
-            name = "source only, before the first round" if first else "sim alone, as many steps" if kind == "source" else KIND_NAMES.get(kind, kind)
+            name = (
+                "source only, before the first round"
+                if first
+                else "sim alone, as many steps"
+                if kind == "source"
+                else KIND_NAMES.get(kind, kind)
+            )
             spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-            rows.append({"run": name, "labelled images": labelled, "mIoU (%)": f"{np.mean(values):.1f}{spread}", "seeds": len(values)})
+            rows.append({"run": name, "labelled images": labelled, "mIoU (%)": f"{np.mean(values):.1f}{spread}",
+                         "seeds": len(values)})
     table = pd.DataFrame(rows).drop_duplicates().sort_values("labelled images", kind="stable")
     return table.set_index("run")
 
@@ -89,14 +103,19 @@ def gap_figure(measured: dict) -> plt.Figure:
     "IoU of each class on real validation images: trained on `sim` alone, and on all real labels; mean over seeds."
     found = {}
     for kind in BOUNDS:
-        results = [run["source_only"] if kind == "source" else run["rounds"][-1] for run in measured["runs"] if run["kind"] == kind]
+        results = [run["source_only"] if kind == "source" else run["rounds"][-1] for run in measured["runs"]
+                   if run["kind"] == kind]
         names = list(results[0]["iou"])
-        values = np.ma.masked_invalid([[np.nan if r["iou"][c] is None else r["iou"][c] for c in names] for r in results])
-        found[kind] = np.mean([r["miou"] for r in results]), values.mean(0).filled(np.nan)  # no bar for a class that never occurs
+        values = np.ma.masked_invalid([[np.nan if r["iou"][c] is None else r["iou"][c] for c in names]
+                                       for r in results])
+        # no bar for a class that never occurs
+        found[kind] = np.mean([r["miou"] for r in results]), values.mean(0).filled(np.nan)
     order = np.argsort(-found["oracle"][1])
     figure, axis = plt.subplots(figsize=(11, 3.2), dpi=80)
-    for k, (kind, label, colour) in enumerate((("source", "trained on sim", "#9ecae1"), ("oracle", "trained on real", "#08519c"))):
-        axis.bar(np.arange(len(order)) + 0.4 * (k - 0.5), found[kind][1][order], 0.4, color=colour, label=f"{label}: mIoU {found[kind][0]:.1f} %")
+    for k, (kind, label, colour) in enumerate((("source", "trained on sim", "#9ecae1"),
+                                               ("oracle", "trained on real", "#08519c"))):
+        axis.bar(np.arange(len(order)) + 0.4 * (k - 0.5), found[kind][1][order], 0.4, color=colour,
+                 label=f"{label}: mIoU {found[kind][0]:.1f} %")
     axis.set_xticks(range(len(order)), [names[i] for i in order], rotation=45, ha="right")
     axis.set_ylabel("IoU on real (%)")
     axis.legend(frameon=False)
@@ -109,8 +128,11 @@ def provenance(measured: dict) -> str:
     seeds = sorted({run["seed"] for run in measured["runs"]})
     minutes = [run["seconds"] / 60 for run in measured["runs"] if run["kind"] == "entropy"]
     config = next(run["config"] for run in measured["runs"] if run["kind"] == "entropy")
-    return (f"preset {measured['preset']}, seeds {', '.join(map(str, seeds))}, {config['source_steps']} + {' + '.join(map(str, config['round_steps']))} steps, "
-            f"{measured['cores']} CPU cores, {min(minutes):.1f} minutes of training and evaluation for the quickest run")
+    return (
+        f"preset {measured['preset']}, seeds {', '.join(map(str, seeds))}, "
+        f"{' + '.join(map(str, (config['source_steps'], *config['round_steps'])))} steps, "
+        f"{measured['cores']} CPU cores, {min(minutes):.1f} minutes of training and evaluation for the quickest run"
+    )
 
 # Starting a run by hand
 #
@@ -128,12 +150,18 @@ def preset_table():  # pandas.DataFrame
         config = Config.preset(name)
         epochs = getattr(config, "round_epochs", ())
         length = f"{config.source_steps:,} steps, then " if config.source_steps else ""
-        length += " + ".join(f"{e:g}" for e in epochs) + " epochs" if epochs else " + ".join(f"{n:,}" for n in config.round_steps) + " steps"
+        length += (
+            " + ".join(f"{e:g}" for e in epochs) + " epochs"
+            if epochs
+            else " + ".join(f"{n:,}" for n in config.round_steps) + " steps"
+        )
         lines.append({
             "preset": name, "labelled source": SOURCE_NAMES.get(getattr(config, "source", "scenes"), "your folder"),
             "target": TARGET_NAMES.get(config.data, "your folder"),
-            "network": f"{config.backbone}, output stride {config.output_stride}", "crop": "{} × {}".format(*config.crop_size), "training": length,
-            "labels bought in all": ", ".join(f"{b:g}" if not isinstance(b, float) or b > 1 else f"{100 * b:g} %" for b in config.budgets),
+            "network": f"{config.backbone}, output stride {config.output_stride}",
+            "crop": "{} × {}".format(*config.crop_size), "training": length,
+            "labels bought in all": ", ".join(f"{b:g}" if not isinstance(b, float) or b > 1 else f"{100 * b:g} %"
+                                              for b in config.budgets),
             "labelled by": config.annotator})
     return pd.DataFrame(lines).set_index("preset")
 

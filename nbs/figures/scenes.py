@@ -7,7 +7,9 @@ from matplotlib import pyplot as plt
 from stal_nb.labels import CITYSCAPES
 from stal_nb.scenes import CITIES, SceneDataset, develop, light, texture, weather
 
-CITYSCAPES_SHARES = (36.9, 6.1, 22.8, 0.66, 0.88, 1.23, 0.21, 0.55, 15.9, 1.16, 4.0, 1.22, 0.14, 7.0, 0.27, 0.24, 0.23, 0.10, 0.41)  # percent of pixels
+# percent of pixels
+CITYSCAPES_SHARES = (36.9, 6.1, 22.8, 0.66, 0.88, 1.23, 0.21, 0.55, 15.9, 1.16, 4.0, 1.22, 0.14, 7.0, 0.27, 0.24, 0.23,
+                     0.10, 0.41)
 
 
 def contact_sheet(
@@ -16,7 +18,8 @@ def contact_sheet(
     start: int = 0,  # first scene
 ) -> plt.Figure:
     "Scenes with their labels, two rows a domain."
-    figure, axes = plt.subplots(2 * len(domains), columns, figsize=(3.3 * columns, 3.4 * len(domains)), dpi=75, squeeze=False)
+    figure, axes = plt.subplots(2 * len(domains), columns, figsize=(3.3 * columns, 3.4 * len(domains)), dpi=75,
+                                squeeze=False)
     for d, domain in enumerate(domains):
         scenes = SceneDataset(domain, start + columns)
         for k in range(columns):
@@ -79,7 +82,8 @@ def shares_figure(shares: dict[str, torch.Tensor]) -> plt.Figure:
     figure, axis = plt.subplots(figsize=(11, 3.2), dpi=85)
     for k, ((domain, share), colour) in enumerate(zip(shares.items(), ("#9ecae1", "#3182bd"))):
         axis.bar(np.arange(19) + 0.38 * k - 0.19, 100 * share.numpy()[order], 0.36, label=domain, color=colour)
-    axis.scatter(np.arange(19), np.array(CITYSCAPES_SHARES)[order], marker="_", s=260, color="#d62728", label="Cityscapes", zorder=3)
+    axis.scatter(np.arange(19), np.array(CITYSCAPES_SHARES)[order], marker="_", s=260, color="#d62728",
+                 label="Cityscapes", zorder=3)
     axis.set_yscale("log")
     axis.set_ylabel("share of pixels (%)")
     axis.set_xticks(range(19), [CITYSCAPES.classes[i] for i in order], rotation=45, ha="right")
@@ -96,14 +100,16 @@ def statistics_figure(count: int = 120) -> plt.Figure:
         points = np.array([(scenes[i].image.mean(), scenes[i].image.std()) for i in range(count)])
         for group in sorted(set(scenes.groups)):
             mine = np.array([g == group for g in scenes.groups])
-            axis.scatter(*points[mine].T, s=14, label=group, marker="s" if domain == "sim" else "o", color="black" if domain == "sim" else None)
+            axis.scatter(*points[mine].T, s=14, label=group, marker="s" if domain == "sim" else "o",
+                         color="black" if domain == "sim" else None)
     axis.set(xlabel="mean brightness", ylabel="standard deviation")
     axis.legend(frameon=False, fontsize=7)
     figure.tight_layout()
     return figure
 
 
-def photograph(index: int = 0, grain: float = 0.8, sun: bool = False, dusk: bool = False, fog: bool = False, rain: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def photograph(index: int = 0, grain: float = 0.8, sun: bool = False, dusk: bool = False, fog: bool = False,
+               rain: bool = False) -> tuple[np.ndarray, np.ndarray]:
     "(H, W, 3) image and (H, W) labels of one real street under chosen circumstances."
     canvas, rng, style = SceneDataset("real", index + 1).canvas(index)
     texture(canvas, grain)

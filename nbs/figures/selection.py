@@ -1,8 +1,8 @@
 """Pictures for 10 Selection."""
 
 import io
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Sequence
 
 import numpy as np
 import pandas as pd
@@ -46,7 +46,8 @@ from stal_nb.uncertainty import MEASURES, bald, dropout_passes, entropy, image_s
 
 
 def scored_pool(length: int = 48, seed: int = 5) -> ScoredPool:
-    "Draw scenes of the domain `real`, predict and score them with the demo model, its dropout masks, and four heads on its decoder."
+    """Draw scenes of the domain `real`, predict and score them with the demo model, its dropout masks, and four heads
+    on its decoder."""
     scenes = predicted_scenes("real", length, seed)
     maps = {name: measure(scenes.probs) for name, measure in MEASURES.items()}
     scores = {name: image_score(value) for name, value in maps.items()}
@@ -59,8 +60,13 @@ def scored_pool(length: int = 48, seed: int = 5) -> ScoredPool:
 @torch.inference_mode()
 def dropout_scores(images: Tensor, passes: int = 6) -> Tensor:
     "(N,) mean disagreement of dropout masks of the demo model, looked at in every fourth row and column."
-    generator, predict = torch.Generator().manual_seed(0), lambda model, x: model(x, with_embeddings=False).logits[..., 2::4, 2::4].softmax(1)
-    return torch.cat([image_score(bald(dropout_passes(demo_model(), part, passes, generator, predict=predict))) for part in images.split(8)])
+    generator = torch.Generator().manual_seed(0)
+
+    def predict(model, x):
+        return model(x, with_embeddings=False).logits[..., 2::4, 2::4].softmax(1)
+
+    return torch.cat([image_score(bald(dropout_passes(demo_model(), part, passes, generator, predict=predict)))
+                      for part in images.split(8)])
 
 
 def head_scores(images: Tensor) -> Tensor:
@@ -75,7 +81,8 @@ def head_scores(images: Tensor) -> Tensor:
 def known_badly() -> Tensor:
     "(19,) the class rate of a confidence bank that has seen the demo model on labelled scenes of `sim`."
     sim, layer, bank = pixels_of("sim", 32, 11), demo_model().classifier, ConfidenceBank(19, momentum=0.5)
-    probs = (sim.x @ layer.weight.flatten(1).T + layer.bias).softmax(-1).detach().movedim(-1, 1)[:, :, None]  # (N, C, 1, P)
+    # (N, C, 1, P)
+    probs = (sim.x @ layer.weight.flatten(1).T + layer.bias).softmax(-1).detach().movedim(-1, 1)[:, :, None]
     for few in range(0, len(probs), 4):
         bank.update(probs[few:few + 4], sim.labels[few:few + 4, None])
     return bank.class_rate()
@@ -145,7 +152,8 @@ def choice_matrix(pool: ScoredPool, queries: dict[str, list[str]], images: int =
     shown = [order[round(x)] for x in np.linspace(0, 0.5 * len(order), images)]
     figure, axes = plt.subplots(1 + len(queries), images, figsize=(12.4, 0.75 + 0.42 * len(queries)), dpi=80,
                                 height_ratios=[1.45] + [1] * len(queries),
-                                gridspec_kw=dict(wspace=0.06, hspace=0.1, left=0.11, right=0.995, top=0.955, bottom=0.01))
+                                gridspec_kw=dict(wspace=0.06, hspace=0.1, left=0.11, right=0.995, top=0.955,
+                                                 bottom=0.01))
     for axis, i in zip(axes[0], shown):
         bare(axis, still(pool.scenes.images[i]))
         axis.set_title(f"{pool.groups[i]}  {pool.scores['entropy'][i]:.2f}", fontsize=8, pad=3)
@@ -153,7 +161,8 @@ def choice_matrix(pool: ScoredPool, queries: dict[str, list[str]], images: int =
         for axis, i in zip(row, shown):
             bought = pool.ids[i] in query
             axis.set(xticks=[], yticks=[], facecolor=np.array(CHOSEN) / 255 if bought else "#eeeeee")
-            axis.text(0.5, 0.48, _rank_text(pool, name, query, i), ha="center", va="center", fontsize=8, color="white" if bought else "#555555",
+            axis.text(0.5, 0.48, _rank_text(pool, name, query, i), ha="center", va="center", fontsize=8,
+                      color="white" if bought else "#555555",
                       transform=axis.transAxes)
             for side in axis.spines.values():
                 side.set_visible(False)
@@ -176,7 +185,8 @@ def overlap_matrix(queries: dict[str, list[str]], axis: plt.Axes | None = None) 
         figure = axis.figure
     axis.imshow(shared, cmap="Blues", vmin=0, vmax=1.3 * max(1, shared.max()))
     for (y, x), n in np.ndenumerate(shared):
-        axis.text(x, y, n, ha="center", va="center", fontsize=10, color="white" if n > 0.75 * shared.max() else "#222222")
+        axis.text(x, y, n, ha="center", va="center", fontsize=10,
+                  color="white" if n > 0.75 * shared.max() else "#222222")
     labels = [title_of(n) for n in names]
     axis.set_xticks(range(len(names)), labels, fontsize=8, rotation=35, ha="right", rotation_mode="anchor")
     axis.set_yticks(range(len(names)), labels, fontsize=8)
@@ -222,14 +232,16 @@ def rare_figure(pool: ScoredPool, k: int) -> plt.Figure:
     order = weights.argsort(descending=True).tolist()
     base = class_shares_of(labels)
     figure, axes = plt.subplots(1, 2, figsize=(12.4, 3.4), dpi=80, layout="constrained", sharey=True)
-    axes[0].barh(range(19), weights[order], color=[np.array(CITYSCAPES.palette[c]) / 255 for c in order], edgecolor="#777777", linewidth=0.5)
+    axes[0].barh(range(19), weights[order], color=[np.array(CITYSCAPES.palette[c]) / 255 for c in order],
+                 edgecolor="#777777", linewidth=0.5)
     axes[0].set_yticks(range(19), [CITYSCAPES.classes[c] for c in order], fontsize=8)
     axes[0].set(xlim=(0, 1.02), ylim=(18.6, -0.6))
     axes[0].set_title("$r_c$: how badly the confidence bank says a class is known", fontsize=9)
     for name in ("entropy", "rare_class"):
         ratio = class_shares_of(labels[pool.at(select(name, pool.input(k)))]) / base
         marker, colour = MARKS[name]
-        axes[1].scatter(ratio[order].clamp(0.2, 5), range(19), marker=marker, color=colour, s=30, label=title_of(name), zorder=3)
+        axes[1].scatter(ratio[order].clamp(0.2, 5), range(19), marker=marker, color=colour, s=30, label=title_of(name),
+                        zorder=3)
     axes[1].axvline(1, color="#999999", linewidth=1)
     axes[1].set_xscale("log", base=2)
     axes[1].set(xlim=(0.17, 6))
@@ -253,17 +265,25 @@ def region_query_figure(pool: ScoredPool, count: int = 3, radius: int = 8, regio
         score = ripu_map(probs, radius, torch.Generator())[0]
         chosen = select_regions(score, regions, radius).tolist()
         mask = region_mask([Region(pool.ids[i], y, x, radius) for y, x in chosen], score.shape)
-        single = region_mask([Region(pool.ids[i], y, x) for y, x in select_regions(score, int(mask.sum()), 0, suppress=1).tolist()], score.shape)
-        bare(row[0], still(pool.scenes.images[i]), f"{pool.groups[i]}: {pool.scenes.wrong[i].float().mean():.0%} of all pixels are wrong")
+        single = region_mask([Region(pool.ids[i], y, x)
+                              for y, x in select_regions(score, int(mask.sum()), 0, suppress=1).tolist()], score.shape)
+        bare(row[0], still(pool.scenes.images[i]),
+             f"{pool.groups[i]}: {pool.scenes.wrong[i].float().mean():.0%} of all pixels are wrong")
         bare(row[1], score, "impurity × uncertainty", cmap="magma", vmin=0, vmax=score.max().item())
         for axis, bought, name in ((row[2], mask, "regions"), (row[3], single, "pixels")):
             picture = pale(pool.scenes.images[i])
             picture[bought.numpy()] = CITYSCAPES.colorize(pool.scenes.labels[i])[bought.numpy()]
-            bare(axis, picture, f"{int(bought.sum()):,} pixels as {name}: {pool.scenes.wrong[i][bought].float().mean():.0%} wrong")
+            bare(
+                axis,
+                picture,
+                f"{int(bought.sum()):,} pixels as {name}: {pool.scenes.wrong[i][bought].float().mean():.0%} wrong",
+            )
         for y, x in chosen:
             for axis in row[1:3]:
-                axis.add_patch(plt.Rectangle((x - radius - 0.5, y - radius - 0.5), 2 * radius + 1, 2 * radius + 1, fill=False,
-                                             edgecolor="white" if axis is row[1] else np.array(CHOSEN) / 255, linewidth=1))
+                axis.add_patch(plt.Rectangle((x - radius - 0.5, y - radius - 0.5), 2 * radius + 1, 2 * radius + 1,
+                                             fill=False,
+                                             edgecolor="white" if axis is row[1] else np.array(CHOSEN) / 255,
+                                             linewidth=1))
     return jpeg(figure, 85)
 
 
@@ -281,8 +301,10 @@ def embedding_figure(pool: ScoredPool, queries: dict[str, list[str]]):
             here = [i for i, g in enumerate(pool.groups) if g == city]
             asked = [pool.ids[i] in query for i in here]
             x, y = ([round(v, 3) for v in plane[here, axis].tolist()] for axis in (0, 1))
-            marker = dict(color=f"rgb{colour}", size=[13 if a else 8 for a in asked], symbol=["diamond" if a else "circle" for a in asked],
-                          opacity=[1.0 if a else 0.45 for a in asked], line=dict(color="black", width=[1.5 if a else 0 for a in asked]))
+            marker = dict(color=f"rgb{colour}", size=[13 if a else 8 for a in asked],
+                          symbol=["diamond" if a else "circle" for a in asked],
+                          opacity=[1.0 if a else 0.45 for a in asked],
+                          line=dict(color="black", width=[1.5 if a else 0 for a in asked]))
             figure.add_trace(go.Scatter(
                 x=x, y=y, mode="markers", marker=marker, name=city, legendgroup=city, showlegend=column == 1,
                 text=[f"{pool.ids[i]}<br>{city}<br>entropy {pool.scores['entropy'][i]:.2f}" for i in here],
@@ -305,7 +327,8 @@ def tenths(pool: ScoredPool) -> pd.DataFrame:
 
 
 def division_figure(pool: ScoredPool, i: int | None = None, share: float = 0.3) -> plt.Figure:
-    "Error rate by tenths of entropy; one image's surest pixels with their pseudo-labels, and what a label would change in the least sure."
+    """Error rate by tenths of entropy; one image's surest pixels with their pseudo-labels, and what a label would
+    change in the least sure."""
     parts = tenths(pool)
     i = top_k(pool.scores["entropy"], len(pool.ids), ids=pool.ids)[2 * len(pool.ids) // 3] if i is None else i
     low, high = torch.quantile(pool.maps.flatten()[::7], torch.tensor([share, 1 - share])).tolist()
@@ -313,10 +336,12 @@ def division_figure(pool: ScoredPool, i: int | None = None, share: float = 0.3) 
     figure, axes = plt.subplot_mosaic([["bars", "image", "trust"], ["bars", "map", "ask"]], figsize=(12.4, 3.6), dpi=80,
                                       layout="constrained", width_ratios=(1.25, 1, 1))
     axes["bars"].bar(parts.index, parts.error, color=plt.cm.magma(parts.entropy), edgecolor="#777777", linewidth=0.5)
-    axes["bars"].set(xlabel="tenth of the pixels, surest first (colour: mean entropy)", ylabel="wrong pixels", xticks=parts.index,
+    axes["bars"].set(xlabel="tenth of the pixels, surest first (colour: mean entropy)", ylabel="wrong pixels",
+                     xticks=parts.index,
                      ylim=(0, 1))
     axes["bars"].yaxis.set_major_formatter("{x:.0%}")
-    for x, align, words in ((0.5, "left", "self-training\ntrusts these most"), (10.5, "right", "active learning\nasks because of these")):
+    for x, align, words in ((0.5, "left", "self-training\ntrusts these most"),
+                            (10.5, "right", "active learning\nasks because of these")):
         edge = 10 * share if align == "left" else 10 * (1 - share)
         axes["bars"].axvspan(x, edge + 0.5, color="#f2f2f2", zorder=0)
         axes["bars"].text(x, 0.97, words, ha=align, va="top", fontsize=9)
@@ -330,7 +355,8 @@ def division_figure(pool: ScoredPool, i: int | None = None, share: float = 0.3) 
     corrected, changed = np.full_like(trusted, 225), pool.scenes.wrong[i] & unsure
     corrected[unsure.numpy()] = 255
     corrected[changed.numpy()] = CITYSCAPES.colorize(pool.scenes.labels[i])[changed.numpy()]
-    bare(axes["ask"], corrected, f"what a label changes in the least sure: {changed.sum() / unsure.sum().clamp(min=1):.0%} of them")
+    bare(axes["ask"], corrected,
+         f"what a label changes in the least sure: {changed.sum() / unsure.sum().clamp(min=1):.0%} of them")
     return figure
 
 
@@ -345,11 +371,15 @@ def corrections_figure(
     for axis, name in zip(axes, shown):
         asked = torch.tensor([i in queries[name] for i in pool.ids])
         axis.scatter(pool.scores["entropy"][~asked], wrong[~asked], s=22, color="#bbbbbb")
-        axis.scatter(pool.scores["entropy"][asked], wrong[asked], s=40, color=np.array(CHOSEN) / 255, marker="D", edgecolor="black",
+        axis.scatter(pool.scores["entropy"][asked], wrong[asked], s=40, color=np.array(CHOSEN) / 255, marker="D",
+                     edgecolor="black",
                      linewidth=0.6)
         axis.axhline(wrong.mean(), color="#999999", linestyle="--", linewidth=1)
         axis.axhline(wrong[asked].mean(), color=np.array(CHOSEN) / 255, linewidth=1.2)
-        axis.set_title(f"{SHORT.get(name, name)}: {wrong[asked].mean():.1f} thousand a label (pool: {wrong.mean():.1f})", fontsize=9)
+        axis.set_title(
+            f"{SHORT.get(name, name)}: {wrong[asked].mean():.1f} thousand a label (pool: {wrong.mean():.1f})",
+            fontsize=9,
+        )
         axis.set(xlabel="mean entropy of the image", ylim=(0, None))
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("thousand pixels corrected")
@@ -359,17 +389,22 @@ def corrections_figure(
 
 
 def weather_figure(streets: Sequence[int] = (0, 1, 4, 6, 11)) -> tuple[DisplayedImage, pd.DataFrame]:
-    "The same streets in three kinds of weather, with three pictures of nothing in the last column; and the means by weather."
+    """The same streets in three kinds of weather, with three pictures of nothing in the last column; and the means by
+    weather."""
     noise = torch.rand(3, 128, 256, generator=torch.Generator().manual_seed(0))
-    nothing = [("lens cap", torch.zeros(3, 128, 256)), ("broken sensor", noise), ("white-out", torch.full((3, 128, 256), 0.75))]
+    nothing = [("lens cap", torch.zeros(3, 128, 256)), ("broken sensor", noise),
+               ("white-out", torch.full((3, 128, 256), 0.75))]
     rows, means = [], []
-    for (kind, options), (name, picture) in zip({"dull": {}, "dusk": {"dusk": True}, "fog": {"fog": True}}.items(), nothing):
+    for (kind, options), (name, picture) in zip({"dull": {}, "dusk": {"dusk": True}, "fog": {"fog": True}}.items(),
+                                                nothing):
         photographs = [photograph(i, **options) for i in streets]
-        images = torch.stack([torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1) for image, _ in photographs] + [picture])
+        images = torch.stack([torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+                              for image, _ in photographs] + [picture])
         probs, _ = predict_images(images.float())
         score = image_score(entropy(probs))
         wrong = [(probs[k].argmax(0).numpy() != labels).mean() for k, (_, labels) in enumerate(photographs)]
-        cells = [([still(images[k])], f"{kind}: {score[k]:.2f}, {wrong[k]:.0%} wrong", None, False) for k in range(len(streets))]
+        cells = [([still(images[k])], f"{kind}: {score[k]:.2f}, {wrong[k]:.0%} wrong", None, False)
+                 for k in range(len(streets))]
         rows.append([*cells, ([still(picture)], f"{name}: {score[-1]:.2f}", None, False)])
         means.append({"weather": kind, "mean entropy": score[:-1].mean().item(), "wrong pixels": np.mean(wrong),
                       "picture of nothing": name, "its entropy": score[-1].item()})
@@ -377,11 +412,13 @@ def weather_figure(streets: Sequence[int] = (0, 1, 4, 6, 11)) -> tuple[Displayed
 
 
 def void_figure(pool: ScoredPool, count: int = 4, height: int = 26) -> tuple[DisplayedImage, pd.DataFrame]:
-    "Streets of the lower half of the ranking as they are, with a smooth bonnet, and with lines of a damaged readout, both of which are void; and means."
+    """Streets of the lower half of the ranking as they are, with a smooth bonnet, and with lines of a damaged readout,
+    both of which are void; and means."""
     order = top_k(pool.scores["entropy"], len(pool.ids), ids=pool.ids)
     shown = order[len(order) // 2::max(1, len(order) // 2 // count)][:count]
     x = torch.linspace(-1, 1, pool.scenes.images.shape[3])
-    bonnet = 0.22 + 0.5 * torch.exp(-((x * 4 - 1.5) ** 2)) + 0.35 * torch.exp(-((x * 9 + 4) ** 2))  # dark, with two reflections
+    # dark, with two reflections
+    bonnet = 0.22 + 0.5 * torch.exp(-((x * 4 - 1.5) ** 2)) + 0.35 * torch.exp(-((x * 9 + 4) ** 2))
     strips = {"street": None, "bonnet": bonnet, "damaged readout": (torch.arange(len(x)) // 3 % 2).float()}
     rows, means, ranked = [], [], pool.scores["entropy"]
     for name, strip in strips.items():
@@ -393,9 +430,11 @@ def void_figure(pool: ScoredPool, count: int = 4, height: int = 26) -> tuple[Dis
         valid[:, -height:] = strip is None
         score, masked = image_score(maps), image_score(maps, valid=valid)
         rank = [int((ranked > s).sum()) + 1 for s in score]
-        rows.append([([still(image), magma(m)], f"{name}: {s:.2f}, rank {r}", None, False) for image, m, s, r in zip(images, maps, score, rank)])
+        rows.append([([still(image), magma(m)], f"{name}: {s:.2f}, rank {r}", None, False)
+                     for image, m, s, r in zip(images, maps, score, rank)])
         means.append({"": name, "entropy of the void": maps[~valid].mean().item() if strip is not None else np.nan,
-                      "entropy of the rest": maps[valid].mean().item(), "score": score.mean().item(), "rank in the pool": np.mean(rank), "score with mask": masked.mean().item()})
+                      "entropy of the rest": maps[valid].mean().item(), "score": score.mean().item(),
+                      "rank in the pool": np.mean(rank), "score with mask": masked.mean().item()})
     return jpeg(contact_sheet(rows, (168, 84), gap=8), 75), pd.DataFrame(means).set_index("")
 
 
@@ -418,7 +457,8 @@ def twins_figure(pool: ScoredPool, k: int, count: int = 6) -> DisplayedImage:
     ranked = select("entropy", StrategyInput(ids, groups, {"entropy": score}, k))
     spread = k_center(both, [], k)
     same = {first, *range(len(pool.ids), len(ids))}
-    rows = [[([still(images[i])], f"{name}: {score[i]:.2f}{', twin' if i in same else ''}", None, i in same) for i in chosen]
+    rows = [[([still(images[i])], f"{name}: {score[i]:.2f}{', twin' if i in same else ''}", None, i in same)
+             for i in chosen]
             for name, chosen in (("top-K", [ids.index(i) for i in ranked]), ("core-set", spread))]
     return jpeg(contact_sheet(rows, (122, 61), gap=8))
 
@@ -453,11 +493,14 @@ def explorer_still(
     "The explorer as a picture: gallery in the strategy's order, map of the pool, classes bought, overlaps."
     queries = {n: select(n, pool.input(k)) for n in image_strategies()}
     ranks, colours = ranks_of(pool, name), city_colours(pool.groups)
-    order = sorted(range(len(pool.ids)), key=lambda i: (ranks[i] if ranks else 0, pool.ids[i] not in queries[name], i))[:shown]
-    cells = [([still(pool.scenes.images[i]), magma(pool.maps[i])], f"{pool.scores['entropy'][i]:.2f}", colours[pool.groups[i]], pool.ids[i] in queries[name])
+    order = sorted(range(len(pool.ids)),
+                   key=lambda i: (ranks[i] if ranks else 0, pool.ids[i] not in queries[name], i))[:shown]
+    cells = [([still(pool.scenes.images[i]), magma(pool.maps[i])], f"{pool.scores['entropy'][i]:.2f}",
+              colours[pool.groups[i]], pool.ids[i] in queries[name])
              for i in order]
     sheet = contact_sheet([cells[r:r + 12] for r in range(0, len(cells), 12)], (88, 44))
-    figure, axes = plt.subplots(1, 3, figsize=(sheet.width / 80, 4.1), dpi=80, layout="constrained", width_ratios=(1.1, 0.9, 1.25))
+    figure, axes = plt.subplots(1, 3, figsize=(sheet.width / 80, 4.1), dpi=80, layout="constrained",
+                                width_ratios=(1.1, 0.9, 1.25))
     plane, explained = principal_plane(pool.features)
     asked = torch.tensor([id in queries[name] for id in pool.ids])
     paint = np.array([np.array(colours[g]) / 255 for g in pool.groups])
@@ -466,10 +509,12 @@ def explorer_still(
     axes[0].set(xlabel=f"first direction ({explained[0]:.0%} of the variance)", ylabel=f"second ({explained[1]:.0%})")
     axes[0].set_title(f"the pool; diamonds: {title_of(name)}, {k} images", fontsize=9)
     base = class_shares_of(pool.scenes.labels, pool.label_space.num_classes)
-    ratio = class_shares_of(pool.scenes.labels[pool.at(queries[name])], pool.label_space.num_classes) / base.clamp(min=1e-12)
+    ratio = class_shares_of(pool.scenes.labels[pool.at(queries[name])],
+                            pool.label_space.num_classes) / base.clamp(min=1e-12)
     order = [c for c in base.argsort(descending=True).tolist() if base[c] > 0]
     log = ratio[order].clamp(0.2, 5).log2()
-    axes[1].barh(range(len(order)), log, color=[np.array(pool.label_space.palette[c]) / 255 for c in order], edgecolor="#777777", linewidth=0.5)
+    axes[1].barh(range(len(order)), log, color=[np.array(pool.label_space.palette[c]) / 255 for c in order],
+                 edgecolor="#777777", linewidth=0.5)
     axes[1].set_yticks(range(len(order)), [pool.label_space.classes[c] for c in order], fontsize=7.5)
     axes[1].set_xticks([np.log2(0.2), -1, 0, 1, np.log2(5)], ["⅕", "½", "1", "2 ×", "5 ×"])
     axes[1].set(ylim=(len(order) - 0.4, -0.6), xlim=(-2.5, 2.5))

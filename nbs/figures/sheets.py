@@ -1,8 +1,8 @@
 """Sheets of small pictures, for 09 Uncertainty and 10 Selection."""
 
 import io
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Sequence
 
 from IPython.display import Image as DisplayedImage
 from matplotlib import pyplot as plt
@@ -23,7 +23,8 @@ def _font(size: int) -> ImageFont.ImageFont:
 
 
 def contact_sheet(
-    rows: Sequence[Sequence[tuple]],  # cells (pictures one below the other, caption, colour of a bar below them or None, framed)
+    # cells (pictures one below the other, caption, colour of a bar below them or None, framed)
+    rows: Sequence[Sequence[tuple]],
     size: tuple[int, int] = (96, 48),  # (width, height) of one picture
     gap: int = 6,
 ) -> Image.Image:
@@ -43,7 +44,8 @@ def contact_sheet(
                 bottom += 4
             if framed:
                 for border in range(1, 4):
-                    draw.rectangle((x - border, y - border, x + width - 1 + border, bottom - 1 + border), outline=CHOSEN)
+                    draw.rectangle((x - border, y - border, x + width - 1 + border, bottom - 1 + border),
+                                   outline=CHOSEN)
             draw.text((x, bottom + 3), caption, fill="black" if framed or not colour else (90, 90, 90), font=_font(11))
         y += tall
     return sheet

@@ -56,16 +56,19 @@ def show_stored(
     pictures = (image.permute(1, 2, 0).numpy(), raw, label_picture(labels, label_space))
     height, width = labels.shape
     row, column, size = _busiest(labels, 6)
-    for axis, picture, title in zip(axes, pictures, ("image", "the file in an image viewer", "in class colours; grey: unlabelled (255)")):
+    for axis, picture, title in zip(axes, pictures, ("image", "the file in an image viewer",
+                                                     "in class colours; grey: unlabelled (255)")):
         axis.imshow(picture)
         axis.set_title(title, fontsize=9)
-        axis.add_patch(plt.Rectangle((column - 2, row - 2), size + 4, size + 4, fill=False, color="white", linewidth=1.2))
+        axis.add_patch(plt.Rectangle((column - 2, row - 2), size + 4, size + 4, fill=False, color="white",
+                                     linewidth=1.2))
         axis.axis("off")
     corner = labels[row : row + size, column : column + size]
     colours = label_picture(corner, label_space)
     axes[3].imshow(colours)
     for (y, x), value in np.ndenumerate(corner.numpy()):
-        axes[3].text(x, y, str(value), ha="center", va="center", fontsize=8, color="white" if colours[y, x].mean() < 140 else "black")
+        axes[3].text(x, y, str(value), ha="center", va="center", fontsize=8,
+                     color="white" if colours[y, x].mean() < 140 else "black")
     axes[3].set_title(f"the numbers in the square ({size} × {size})", fontsize=9)
     axes[3].axis("off")
     figure.tight_layout()
@@ -88,7 +91,8 @@ def folder_listing(
     lines = [f"{root.name}/"]
     for path in sorted(root.rglob("*"), key=lambda p: p.relative_to(root).parts):
         indent = "    " * len(path.relative_to(root).parts)
-        lines.append(f"{indent}{path.name}/" if path.is_dir() else f"{indent + path.name:<44} {path.stat().st_size:>7,} bytes")
+        lines.append(f"{indent}{path.name}/" if path.is_dir()
+                     else f"{indent + path.name:<44} {path.stat().st_size:>7,} bytes")
     return "\n".join(lines)
 
 COLOURS = {"old": "#c3d3e6", "new": "#33689e"}  # everything else is bad
@@ -144,7 +148,9 @@ def show_growth(
     counts = np.cumsum([sum(r["round"] == n for r in records) for n in rounds])
     pixels = np.zeros((len(rounds), classes))
     for record in records:
-        pixels[record["round"] <= np.array(rounds)] += np.bincount(store.load(record["id"]).flatten(), minlength=256)[:classes]
+        pixels[record["round"] <= np.array(rounds)] += np.bincount(store.load(record["id"]).flatten(), minlength=256)[
+            :classes
+        ]
     shares = pixels / pixels.sum(1, keepdims=True)
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 2.6), dpi=80, width_ratios=(1, 1.9))
     left.bar(range(len(rounds)), minutes, color=COLOURS["new"], width=0.6)

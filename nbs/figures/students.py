@@ -1,7 +1,8 @@
 """Linear students on the demo model's decoder: for 10 Selection."""
 
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,12 +20,14 @@ from stal_nb.uncertainty import entropy
 
 # Four students
 #
-# Only the last layer learns: 19 linear scores of the decoder's 64 features, a convex problem that takes a fraction of a second.
+# Only the last layer learns: 19 linear scores of the decoder's 64 features, a convex problem that takes a fraction of a
+# second.
 
 
 @torch.no_grad()
 def decoder_features(images: Tensor) -> tuple[Tensor, Tensor]:
-    "What the demo model's last layer sees (N, P, 64) and says (N, P, 19), at a quarter of the resolution; P pixels an image."
+    """What the demo model's last layer sees (N, P, 64) and says (N, P, 19), at a quarter of the resolution; P pixels an
+    image."""
     model, seen = demo_model(), []
     hook = model.classifier.register_forward_hook(lambda layer, inputs, output: seen.append((inputs[0], output)))
     for part in images.split(8):
@@ -54,7 +57,8 @@ def pixels_of(domain: str, length: int, seed: int) -> Pixels:
 
 @flush_denormals()
 def fit_head(parts: Sequence[tuple[Tensor, Tensor]], l2: float = 1e-3) -> tuple[Tensor, Tensor]:
-    "Weights (19, 64) and bias (19,) that minimise the sum of the parts' mean cross entropies, starting from and staying near the demo model's."
+    """Weights (19, 64) and bias (19,) that minimise the sum of the parts' mean cross entropies, starting from and
+    staying near the demo model's."""
     layer = demo_model().classifier
     start = layer.weight.detach().flatten(1)
     weight, bias = start.clone().requires_grad_(), layer.bias.detach().clone().requires_grad_()
@@ -62,7 +66,8 @@ def fit_head(parts: Sequence[tuple[Tensor, Tensor]], l2: float = 1e-3) -> tuple[
 
     def loss() -> Tensor:
         optimizer.zero_grad()
-        value = sum(F.cross_entropy(x @ weight.T + bias, y, ignore_index=IGNORE) for x, y in parts) + l2 * (weight - start).square().sum()
+        value = sum(F.cross_entropy(x @ weight.T + bias, y, ignore_index=IGNORE)
+                    for x, y in parts) + l2 * (weight - start).square().sum()
         value.backward()
         return value
 
@@ -94,7 +99,8 @@ def four_students(draws: int = 4, count: int = 2000, share: float = 0.1) -> pd.D
     "Gain in right pixels on other real images, by which pixels are learnt from and who labels them; one row a draw."
     real, test, rows = pixels_of("real", 32, 5), pixels_of("real", 16, 77), []
     low, high = torch.quantile(real.unsure.flatten(), torch.tensor([share, 1 - share]))
-    kinds = {"sure": real.unsure <= low, "unsure": real.unsure >= high, "any": torch.ones_like(real.unsure, dtype=torch.bool)}
+    kinds = {"sure": real.unsure <= low, "unsure": real.unsure >= high,
+             "any": torch.ones_like(real.unsure, dtype=torch.bool)}
     answers = {"network": real.predicted, "person": real.labels}
     for draw in range(draws):
         generator = torch.Generator().manual_seed(draw)
@@ -106,7 +112,8 @@ def four_students(draws: int = 4, count: int = 2000, share: float = 0.1) -> pd.D
             for who, labels in answers.items():
                 part = real.x.flatten(0, 1)[place], labels.flatten()[place]
                 wrong = (labels.flatten()[place] != real.labels.flatten()[place]).double().mean().item()
-                rows.append({"draw": draw, "pixels": kind, "labels": who, "gain": right_share(fit_head([sim, part]), test) - alone,
+                rows.append({"draw": draw, "pixels": kind, "labels": who,
+                             "gain": right_share(fit_head([sim, part]), test) - alone,
                              "wrong labels": wrong, "sim alone": alone})
     return pd.DataFrame(rows)
 
@@ -121,15 +128,19 @@ def students_figure(students: pd.DataFrame) -> plt.Figure:
             place = x + 0.36 * (k - 0.5)
             axis.bar(place, gain.mean(), 0.34, color=colours[who], label=f"labelled by the {who}" if not x else None)
             axis.plot([place] * len(gain), gain, ".", color="black", markersize=5)
-            axis.annotate(f"{gain.mean():+.1f}", (place, max(gain.max(), 0)), (0, 4), textcoords="offset points", ha="center", fontsize=9)
+            axis.annotate(f"{gain.mean():+.1f}", (place, max(gain.max(), 0)), (0, 4), textcoords="offset points",
+                          ha="center", fontsize=9)
     share = students[students.labels == "network"].groupby("pixels")["wrong labels"].mean()
     names = {"sure": "the surest tenth", "unsure": "the least sure tenth", "any": "drawn from all"}
     axis.set_xticks(range(3), [f"{names[k]}\n({share[k]:.0%} wrong)" for k in kinds])
     axis.axhline(0, color="#555555", linewidth=1)
     axis.margins(y=0.15)
     axis.set_ylabel("right pixels gained (points)")
-    axis.set_title(f"2,000 real pixels added to labelled sim (alone: {students['sim alone'].mean():.1f} % right). In brackets: how often the network is wrong there",
-                   fontsize=9)
+    axis.set_title(
+        f"2,000 real pixels added to labelled sim (alone: {students['sim alone'].mean():.1f} % right). "
+        "In brackets: how often the network is wrong there",
+        fontsize=9,
+    )
     axis.legend(frameon=False, fontsize=9, loc="upper left")
     axis.spines[["top", "right"]].set_visible(False)
     return figure
@@ -137,7 +148,8 @@ def students_figure(students: pd.DataFrame) -> plt.Figure:
 
 @lru_cache(maxsize=4)
 def label_ends(draws: int = 8, bought: int = 4, pool_size: int = 24) -> pd.DataFrame:
-    "Whole images bought from either end of the entropy ranking, or at random, of a pool drawn anew each time: gain in right pixels."
+    """Whole images bought from either end of the entropy ranking, or at random, of a pool drawn anew each time: gain in
+    right pixels."""
     real, test, rows = pixels_of("real", 32, 5), pixels_of("real", 16, 77), []
     score = real.unsure.mean(1)
     for draw in range(draws):
@@ -145,10 +157,12 @@ def label_ends(draws: int = 8, bought: int = 4, pool_size: int = 24) -> pd.DataF
         pool = torch.randperm(len(score), generator=generator)[:pool_size]
         ranked, sim = pool[score[pool].argsort()], _sim_part(generator)
         alone = right_share(fit_head([sim]), test)
-        for kind, chosen in {"surest": ranked[:bought], "random": pool[:bought], "least sure": ranked[-bought:]}.items():
+        for kind, chosen in {"surest": ranked[:bought], "random": pool[:bought],
+                             "least sure": ranked[-bought:]}.items():
             part = real.x[chosen].flatten(0, 1), real.labels[chosen].flatten()
             wrong = (real.predicted[chosen] != real.labels[chosen]).double().mean().item()
-            rows.append({"draw": draw, "images": kind, "gain": right_share(fit_head([sim, part]), test) - alone, "corrected": wrong})
+            rows.append({"draw": draw, "images": kind, "gain": right_share(fit_head([sim, part]), test) - alone,
+                         "corrected": wrong})
     return pd.DataFrame(rows)
 
 
@@ -162,6 +176,7 @@ def ends_figure(ends: pd.DataFrame) -> plt.Figure:
     corrected = ends.groupby("images")["corrected"].mean()
     axis.set_xticks(range(3), [f"{k}\n({corrected[k]:.0%} of the pixels corrected)" for k in table])
     axis.set(ylabel="right pixels gained (points)", xlim=(-0.4, 2.4))
-    axis.set_title(f"four whole images labelled, {len(table)} pools (grey), mean and standard deviation (red)", fontsize=10)
+    axis.set_title(f"four whole images labelled, {len(table)} pools (grey), mean and standard deviation (red)",
+                   fontsize=10)
     axis.spines[["top", "right"]].set_visible(False)
     return figure

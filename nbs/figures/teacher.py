@@ -1,6 +1,7 @@
 """A noisy training and its moving averages: pictures for 04 Models."""
 
-from typing import NamedTuple, Sequence
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,8 +27,10 @@ class Walk(NamedTuple):
 
 
 @flush_denormals()
-def noisy_walk(model: DeepLabV3Plus, samples: Sequence[Sample], steps: int = 300, batch: int = 32, lr: float = 4.0, seed: int = 0) -> Walk:
-    "Train a linear classifier on the decoder's features with small batches and large steps, and note where its weights have been."
+def noisy_walk(model: DeepLabV3Plus, samples: Sequence[Sample], steps: int = 300, batch: int = 32, lr: float = 4.0,
+               seed: int = 0) -> Walk:
+    """Train a linear classifier on the decoder's features with small batches and large steps, and note where its
+    weights have been."""
     inside = look_inside(model, torch.stack([s.image for s in samples]))["decoder"]
     labels = torch.stack([coarse_labels(s.labels[None], 4)[0, ::4, ::4] for s in samples]).flatten()
     features = inside.movedim(1, -1).flatten(0, 2)
@@ -70,7 +73,8 @@ def losses_of(walk: Walk, path: Tensor, every: int = 5) -> np.ndarray:
     classes = walk.student.out_channels
     flat = walk.features[:, :, 0, 0]
     weights, biases = path[::every, : flat.shape[1] * classes], path[::every, flat.shape[1] * classes:]
-    return np.array([float(F.cross_entropy(flat @ w.view(classes, -1).T + b, walk.labels[:, 0, 0])) for w, b in zip(weights, biases)])
+    return np.array([float(F.cross_entropy(flat @ w.view(classes, -1).T + b, walk.labels[:, 0, 0]))
+                     for w, b in zip(weights, biases)])
 
 
 def walk_figure(walk: Walk, decays: Sequence[float] = (0.9, 0.99), every: int = 5) -> plt.Figure:
@@ -85,7 +89,8 @@ def walk_figure(walk: Walk, decays: Sequence[float] = (0.9, 0.99), every: int = 
         width = 0.9 if name == "student" else 2
         axes[0].plot(*line.T, color=colour, linewidth=width, label=name)
         axes[0].plot(*line[-1], marker="o", color=colour, markersize=5)
-        axes[1].plot(np.arange(0, len(path), every), losses_of(walk, path, every), color=colour, linewidth=width, label=name)
+        axes[1].plot(np.arange(0, len(path), every), losses_of(walk, path, every), color=colour, linewidth=width,
+                     label=name)
     axes[0].set_title("weights, projected onto the plane of largest movement (dot: the end)", fontsize=9)
     axes[1].set_title("cross entropy over all pixels", fontsize=9)
     axes[1].set(xlabel="step", yscale="log")

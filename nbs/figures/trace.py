@@ -20,7 +20,8 @@ from stal_nb.trainer import Trainer
 
 # A training to look at
 #
-# The real trainer, started from the demo network. Two banks that write down what they are given: the confidence of each batch, and the origin of each entry of the memory.
+# The real trainer, started from the demo network. Two banks that write down what they are given: the confidence of each
+# batch, and the origin of each entry of the memory.
 
 
 class RecordingConfidenceBank(ConfidenceBank):
@@ -40,7 +41,8 @@ ORIGIN = ("place", "scene", "y", "x", "true class", "step")  # what a second ban
 
 
 class TracingMemoryBank(ClassMemoryBank):
-    """Knows where each entry came from: a second bank gets the origins in the same pushes, and so forgets in the same rhythm.
+    """Knows where each entry came from: a second bank gets the origins in the same pushes, and so forgets in the same
+    rhythm.
 
     An entry is found again by its direction: it is what the teacher said of one pixel in this step.
     """
@@ -56,31 +58,39 @@ class TracingMemoryBank(ClassMemoryBank):
         said = F.normalize(torch.cat(self.said).movedim(1, -1).flatten(0, 2).float(), dim=1)  # (V h w, D)
         cosine, number = (F.normalize(embeddings.float(), dim=1) @ said.T).max(1)
         if cosine.min() < 0.9999:
-            raise DataError(f"embeddings: found a row with cosine {cosine.min():.4f} to all that the teacher said, expected one of its pixels")
+            raise DataError(
+                f"embeddings: found a row with cosine {cosine.min():.4f} to all that the teacher returned, "
+                "expected one of its pixels"
+            )
         self.origin.push(self.origins[number], classes, valid, gather)
 
 
 class TracingTrainer(Trainer):
-    "The trainer, whose memory bank is told which pixel of which image the teacher looks at. Views must be whole images, mirrored or not."
+    """The trainer, whose memory bank is told which pixel of which image the teacher looks at. Views must be whole
+    images, mirrored or not."""
 
     def one_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         memory = self.state.memory
         memory.said, memory.origins = [], self.origins(batch)
-        hook = self.state.teacher.register_forward_hook(lambda module, views, output: memory.said.append(output.embeddings))
+        hook = self.state.teacher.register_forward_hook(lambda module, views,
+                                                        output: memory.said.append(output.embeddings))
         try:
             return super().one_step(batch)
         finally:
             hook.remove()
 
     def origins(self, batch: dict[str, Tensor], stride: int = 4) -> Tensor:  # (V h w, 6) float32
-        "Where each cell of the teacher's views comes from: labelled source images, labelled target images, unlabelled ones."
+        """Where each cell of the teacher's views comes from: labelled source images, labelled target images, unlabelled
+        ones."""
         pools = self.loader.pools
         images, labels = batch["image"], batch["labels"]
         pasted = torch.zeros_like(labels, dtype=torch.bool)
         if "paste_image" in batch:
             pasted = paste_mask(batch["paste_labels"], batch["paste_classes"])
             _, labels = copy_paste(images, labels, batch["paste_image"], batch["paste_labels"], batch["paste_classes"])
-        where = [(0, "source", i) for i in batch["source_index"].tolist()] + [(1, "labelled", i) for i in batch["labelled_index"].tolist()]
+        where = [(0, "source", i)
+                 for i in batch["source_index"].tolist()] + [(1, "labelled", i)
+                                                             for i in batch["labelled_index"].tolist()]
         where += [(1, "labelled", i) for i in batch["unlabelled_index"].tolist()]
         maps = []
         for k, (place, pool, index) in enumerate(where):
@@ -91,20 +101,22 @@ class TracingTrainer(Trainer):
             truth = labels[k] if k < len(images) else sample.labels.flip(-1) if mirrored else sample.labels
             places = torch.full_like(y, place) + 2 * pasted[k] if k < len(images) else torch.full_like(y, place)
             column = x.flip(-1) if mirrored else x
-            maps.append(torch.stack([places, torch.full_like(y, index), y, column, truth, torch.full_like(y, self.step + 1)], -1))
+            maps.append(torch.stack([places, torch.full_like(y, index), y, column, truth,
+                                     torch.full_like(y, self.step + 1)], -1))
         return torch.stack(maps)[:, ::stride, ::stride].flatten(0, 2).float()
 
 
 @dataclass
 class FilledBank:
-    "The memory bank of a training after its last step, with the origin of each entry and its contents after every step."
+    "The memory bank of a training after its last step, the origin of each entry, and its contents after every step."
 
     memory: ClassMemoryBank  # embeddings
     origin: ClassMemoryBank  # see ORIGIN
     centres: Tensor  # (C,D) unit vectors: mean embedding of each class's true pixels, 0 if there are none
     scenes: dict[str, SceneDataset]
     per_push: int  # entries of each class in one push
-    snapshots: list[tuple[Tensor, Tensor]]  # after each step: (C,K) true class of the entry in each slot, -1 = empty; (C,) next slot
+    # after each step: (C,K) true class of the entry in each slot, -1 = empty; (C,) next slot
+    snapshots: list[tuple[Tensor, Tensor]]
 
     def lane(self, index: int) -> tuple[Tensor, Tensor]:  # (n,D) unit vectors; (n,6) int64 origins
         return F.normalize(self.memory.contents(index), dim=1), self.origin.contents(index).long()
@@ -128,7 +140,8 @@ class Trace:
     filled: FilledBank  # the memory bank at the end
 
     def staleness(self, network: str) -> Tensor:  # (T,) mean cosine in [-1,1]
-        "Cosine between the embeddings of a pixel 0, 1, 2, ... steps apart, averaged over pixels and the whole training."
+        """Cosine between the embeddings of a pixel 0, 1, 2, ... steps apart, averaged over pixels and the whole
+        training."""
         steps, pixels, _ = self.embeddings[network].shape
         vectors = self.embeddings[network].flatten(1)
         cosine = vectors @ vectors.T / pixels  # (T,T)
@@ -142,7 +155,9 @@ def class_centres(network: torch.nn.Module, scenes: Sequence[SceneDataset], num_
     for dataset in scenes:
         for start in range(0, len(dataset), 8):
             samples = [dataset[k] for k in range(start, min(start + 8, len(dataset)))]
-            vectors = F.normalize(network(torch.stack([s.image for s in samples])).embeddings.movedim(1, -1).flatten(0, 2), dim=1)
+            vectors = F.normalize(network(torch.stack([s.image
+                                                       for s in samples])).embeddings.movedim(1, -1).flatten(0, 2),
+                                  dim=1)
             truth = torch.stack([s.labels for s in samples])[:, ::4, ::4].flatten()
             sums = vectors.new_zeros(256, vectors.shape[1]) if sums is None else sums
             sums.index_add_(0, truth, vectors)
@@ -154,13 +169,16 @@ def watch_training(
     steps: int = 40,
     size: tuple[int, int] = (96, 192),
 ) -> Trace:
-    """The demo network goes on learning in the real trainer, with 3 labelled and 21 unlabelled images of the other domain.
+    """The demo network goes on learning in the real trainer, with 3 labelled and 21 unlabelled images of the other
+    domain.
 
     The views are whole images, mirrored or not, so that each entry of the memory can be traced to its pixel.
     """
     config = TrainingConfig(
-        backbone="tf_efficientnet_lite0", weights=None, aspp_channels=64, embedding_dim=64, crop_size=size, device="cpu",
-        source_scale=(1, 1), target_scale=(1, 1), source_batch=2, target_batch=1, unlabelled_batch=2, lr=0.005, num_anchors=20,
+        backbone="tf_efficientnet_lite0", weights=None, aspp_channels=64, embedding_dim=64, crop_size=size,
+        device="cpu",
+        source_scale=(1, 1), target_scale=(1, 1), source_batch=2, target_batch=1, unlabelled_batch=2, lr=0.005,
+        num_anchors=20,
         num_negatives=32, bank_capacity=320, bank_push=32, confidence_momentum=0.97)
     state, num_classes = TrainingState(config, CITYSCAPES.num_classes, 24, 24), CITYSCAPES.num_classes
     state.student.load_state_dict(demo_model().state_dict())
@@ -183,10 +201,13 @@ def watch_training(
             found = network.eval()(images).embeddings[..., ::2, ::2]
             embeddings[name].append(F.normalize(found.movedim(1, -1).flatten(0, 2), dim=1))
 
-    trainer = TracingTrainer(config, CITYSCAPES, state, source, target, range(3), range(3, 24), num_steps=steps, log_every=1)
+    trainer = TracingTrainer(config, CITYSCAPES, state, source, target, range(3), range(3, 24), num_steps=steps,
+                             log_every=1)
     trainer.fit(bar=False, on_log=look)
     scenes = {"sim": source, "real": target}
-    filled = FilledBank(state.memory, state.memory.origin, class_centres(state.teacher.eval(), [source, target], num_classes), scenes,
+    filled = FilledBank(state.memory, state.memory.origin,
+                        class_centres(state.teacher.eval(), [source, target], num_classes), scenes,
                         config.bank_push, snapshots)
-    return Trace(torch.stack(pushed), state.memory.capacity, torch.stack(state.confidence.pixels), torch.stack(state.confidence.batches),
+    return Trace(torch.stack(pushed), state.memory.capacity, torch.stack(state.confidence.pixels),
+                 torch.stack(state.confidence.batches),
                  torch.stack(confidence), {name: torch.stack(found) for name, found in embeddings.items()}, filled)

@@ -1,6 +1,6 @@
 """Pictures for 09 Uncertainty."""
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -51,7 +51,8 @@ def predicted_scenes(
     samples = [scenes[i] for i in range(length)]
     images, labels = (torch.stack(t) for t in list(zip(*samples))[:2])
     probs, features = predict_images(images, network=network)
-    return PredictedScenes(images, labels, probs, (probs.argmax(1) != labels) & (labels != IGNORE), features, scenes.ids, scenes.groups)
+    return PredictedScenes(images, labels, probs, (probs.argmax(1) != labels) & (labels != IGNORE), features,
+                           scenes.ids, scenes.groups)
 
 
 def error_map(image: Tensor, wrong: Tensor) -> np.ndarray:
@@ -92,7 +93,8 @@ def map_and_histogram(image: Tensor, pixel_map: Tensor, name: str) -> plt.Figure
     axes[2].set(xlim=(0, 1), xlabel=f"{name} of a pixel", yticks=[])
     axes[2].set_title("share of the pixels", fontsize=9)
     axes[2].axvline(pixel_map.mean().item(), color="#333333", linestyle=":", linewidth=1.2)
-    axes[2].text(pixel_map.mean().item() + 0.01, axes[2].get_ylim()[1] * 0.92, f"mean {pixel_map.mean():.2f}", fontsize=8, va="top")
+    axes[2].text(pixel_map.mean().item() + 0.01, axes[2].get_ylim()[1] * 0.92, f"mean {pixel_map.mean():.2f}",
+                 fontsize=8, va="top")
     axes[2].spines[["top", "right", "left"]].set_visible(False)
     return figure
 
@@ -104,8 +106,10 @@ def measure_maps(scenes: PredictedScenes, i: int) -> plt.Figure:
     bare(axes[0, 0], still(scenes.images[i]), "image")
     for axis, (name, value) in zip((axes[0, 1], axes[0, 2], axes[1, 0]), maps.items()):
         bare(axis, value, f"{name.replace('_', ' ')}, mean {value.mean():.2f}", **MAGMA)
-    ranks = {name: value.flatten().argsort().argsort().view(value.shape) / value.numel() for name, value in maps.items()}
-    bare(axes[1, 1], ranks["margin"] - ranks["entropy"], "rank in margin minus rank in entropy", cmap="PuOr", vmin=-0.5, vmax=0.5)
+    ranks = {name: value.flatten().argsort().argsort().view(value.shape) / value.numel()
+             for name, value in maps.items()}
+    bare(axes[1, 1], ranks["margin"] - ranks["entropy"], "rank in margin minus rank in entropy", cmap="PuOr", vmin=-0.5,
+         vmax=0.5)
     bare(axes[1, 2], CITYSCAPES.colorize(scenes.probs[i].argmax(0)), "prediction")
     axes[1, 1].set_xlabel("orange: less sure for entropy      purple: less sure for margin", fontsize=8, labelpad=2)
     colourbar(figure, axes, 0.5)
@@ -130,8 +134,10 @@ def simplex_figure() -> plt.Figure:
         at = measure(torch.from_numpy(marks)).numpy()
         for (px, py), v, p in zip(marks @ CORNERS, at, marks):
             axis.plot(px, py, "o", color="#39d353", markeredgecolor="black", markersize=7)
-            axis.annotate(f"{v:.2f}", (px, py), (0, -17 if p[2] == 0 else 10), textcoords="offset points", fontsize=9, ha="center",
-                          weight="bold", color="white", bbox=dict(boxstyle="round,pad=0.15", facecolor="black", alpha=0.6, linewidth=0))
+            axis.annotate(f"{v:.2f}", (px, py), (0, -17 if p[2] == 0 else 10), textcoords="offset points", fontsize=9,
+                          ha="center",
+                          weight="bold", color="white",
+                          bbox=dict(boxstyle="round,pad=0.15", facecolor="black", alpha=0.6, linewidth=0))
         axis.set_title(name.replace("_", " "), fontsize=11)
         for (cx, cy), label, (dx, dy) in zip(CORNERS, ("road", "car", "tree"), ((-4, -12), (4, -12), (0, 6))):
             axis.annotate(label, (cx, cy), (dx, dy), textcoords="offset points", ha="center", fontsize=9)
@@ -165,7 +171,8 @@ def by_distance(scenes: PredictedScenes, pixel_map: Tensor, edges: Sequence[int]
     for low, high in zip(edges, [*edges[1:], 10**6]):
         here = (distance >= low) & (distance < high)
         name = f"{low}" if high == low + 1 else f"{low}–{high - 1}" if high < 10**6 else f"{low}+"
-        rows.append({"distance": name, "share of pixels": here.double().mean().item(), "mean entropy": pixel_map[here].mean().item(),
+        rows.append({"distance": name, "share of pixels": here.double().mean().item(),
+                     "mean entropy": pixel_map[here].mean().item(),
                      "error rate": scenes.wrong[here].double().mean().item(),
                      "share of errors": (scenes.wrong & here).sum().item() / scenes.wrong.sum().item()})
     return pd.DataFrame(rows).set_index("distance")
@@ -202,7 +209,8 @@ def confidently_wrong_figure(scenes: PredictedScenes, count: int = 2) -> plt.Fig
         bare(row[1], unsure[i], **MAGMA)
         bare(row[2], CITYSCAPES.colorize(predicted))
         bare(row[3], picture)
-        row[3].set_xlabel(f"mostly {CITYSCAPES.classes[pairs // 19]} taken for {CITYSCAPES.classes[pairs % 19]}", fontsize=8, labelpad=2)
+        row[3].set_xlabel(f"mostly {CITYSCAPES.classes[pairs // 19]} taken for {CITYSCAPES.classes[pairs % 19]}",
+                          fontsize=8, labelpad=2)
     for axis, title in zip(axes[0], ("image", "entropy", "prediction", "wrong, yet surer than half of all pixels")):
         axis.set_title(title, fontsize=9)
     return figure
@@ -226,13 +234,15 @@ def score_figure(scenes: PredictedScenes) -> plt.Figure:
     for axis, (name, score) in zip(axes, scores.items()):
         for k, city in enumerate(cities):
             here = torch.tensor([g == city for g in scenes.groups])
-            axis.scatter(score[here], wrong[here], s=28, color=plt.cm.Dark2(k), label=city, edgecolor="white", linewidth=0.5)
+            axis.scatter(score[here], wrong[here], s=28, color=plt.cm.Dark2(k), label=city, edgecolor="white",
+                         linewidth=0.5)
         axis.set_title(f"rank correlation {rank_correlation(score, wrong):.2f}", fontsize=10)
         axis.set_xlabel(name)
         axis.spines[["top", "right"]].set_visible(False)
         axis.yaxis.set_major_formatter("{x:.0%}")
     axes[0].set_ylabel("wrong pixels of the image")
-    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside right center", handletextpad=0.1)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize=8, frameon=False, loc="outside right center",
+                  handletextpad=0.1)
     return figure
 
 
@@ -250,16 +260,19 @@ def extremes_figure(scenes: PredictedScenes) -> plt.Figure:
         bare(column[0], still(scenes.images[i]), title)
         bare(column[1], unsure[i], **MAGMA)
         ranks = rank["mean"][i] + 1, rank["top"][i] + 1
-        column[1].set_xlabel(f"mean {mean[i]:.2f}, rank {ranks[0]}\ntop 10 % {top[i]:.2f}, rank {ranks[1]}", fontsize=8, labelpad=2)
+        column[1].set_xlabel(f"mean {mean[i]:.2f}, rank {ranks[0]}\ntop 10 % {top[i]:.2f}, rank {ranks[1]}", fontsize=8,
+                             labelpad=2)
     return figure
 
 
 def region_figure(scenes: PredictedScenes, i: int, radii: Sequence[int]) -> plt.Figure:
-    "Impurity, uncertainty and their product for several radii, each picture on its own scale: impurity cannot reach 1 in a small window."
+    """Impurity, uncertainty and their product for several radii, each picture on its own scale: impurity cannot reach 1
+    in a small window."""
     measures = {"impurity P": region_impurity, "uncertainty U": region_uncertainty, "P · U": ripu}
     figure, axes = plt.subplots(len(radii), 4, figsize=(10.6, 1.6 * len(radii)), dpi=70, layout="constrained")
     for row, radius in zip(np.atleast_2d(axes), radii):
-        bare(row[0], CITYSCAPES.colorize(scenes.probs[i].argmax(0)), f"prediction; windows of {2 * radius + 1} × {2 * radius + 1}")
+        bare(row[0], CITYSCAPES.colorize(scenes.probs[i].argmax(0)),
+             f"prediction; windows of {2 * radius + 1} × {2 * radius + 1}")
         for axis, (name, function) in zip(row[1:], measures.items()):
             value = function(scenes.probs[i:i + 1], radius)[0]
             bare(axis, value, f"{name}, up to {value.max():.2f}", cmap="magma", vmin=0, vmax=value.max().item() or 1)
@@ -271,14 +284,16 @@ def region_figure(scenes: PredictedScenes, i: int, radii: Sequence[int]) -> plt.
 def opinions_figure(
     heard: dict[str, Opinions],  # title of a row -> opinions on this one image
 ) -> plt.Figure:
-    "Predictive entropy as the sum of expected entropy and BALD, the votes and the spread; BALD and the spread stretched to their own largest value."
+    """Predictive entropy as the sum of expected entropy and BALD, the votes and the spread; BALD and the spread
+    stretched to their own largest value."""
     figure, axes = plt.subplots(len(heard), 5, figsize=(13, 1.55 * len(heard)), dpi=72, layout="constrained")
     for row, (title, opinions) in zip(np.atleast_2d(axes), heard.items()):
         for axis, (name, measure) in zip(row, ENSEMBLE_MEASURES.items()):
             value, low = measure(opinions)[0], name in ("bald", "mean_std", "variation_ratio")
             high = value.flatten().kthvalue(int(0.995 * value.numel())).values.item() if low else 1
             text = "BALD" if name == "bald" else name.replace("_", " ")
-            bare(axis, value, f"{text}, {f'up to {value.max():.2f}' if low else f'mean {value.mean():.2f}'}", cmap="magma", vmin=0, vmax=high or 1)
+            bare(axis, value, f"{text}, {f'up to {value.max():.2f}' if low else f'mean {value.mean():.2f}'}",
+                 cmap="magma", vmin=0, vmax=high or 1)
         row[0].set_ylabel(title, fontsize=9)
     return figure
 
@@ -301,7 +316,8 @@ def passes_figure(
                 lines[name].append(rank_correlation(*pair))
     figure, axis = plt.subplots(figsize=(5.6, 2.7), dpi=80, layout="constrained")
     for (name, line), colour in zip(lines.items(), ("#7b3294", "#b2182b", "#2166ac", "#1b7837")):
-        axis.plot(counts, line, "o-", color=colour, label="BALD" if name == "bald" else name.replace("_", " "), markersize=4)
+        axis.plot(counts, line, "o-", color=colour, label="BALD" if name == "bald" else name.replace("_", " "),
+                  markersize=4)
     axis.set_xscale("log", base=2)
     axis.set_xticks(counts, counts)
     axis.set(xlabel="passes T", ylabel=f"rank correlation with {most}", ylim=(None, 1.01))
@@ -314,27 +330,35 @@ def passes_figure(
 
 
 def by_share(scenes: PredictedScenes, pixel_map: Tensor, parts: int = 10) -> pd.DataFrame:
-    "Pixels of all images in parts of equal size, surest first: how wrong each is, and which share of all errors it holds."
+    """Pixels of all images in parts of equal size, surest first: how wrong each is, and which share of all errors it
+    holds."""
     order = pixel_map.flatten().argsort(stable=True)
     wrong = torch.stack([part.double().mean() for part in scenes.wrong.flatten()[order].tensor_split(parts)])
-    edges = pixel_map.flatten()[order][[min(order.numel() - 1, round(order.numel() * k / parts)) for k in range(1, parts + 1)]]
-    return pd.DataFrame({"entropy up to": edges.numpy(), "error rate": wrong.numpy(), "share of errors": (wrong / wrong.sum()).numpy()},
-                        pd.Index([f"{100 * k // parts}–{100 * (k + 1) // parts} %" for k in range(parts)], name="pixels, surest first"))
+    edges = pixel_map.flatten()[order][[min(order.numel() - 1, round(order.numel() * k / parts))
+                                        for k in range(1, parts + 1)]]
+    return pd.DataFrame({"entropy up to": edges.numpy(), "error rate": wrong.numpy(),
+                         "share of errors": (wrong / wrong.sum()).numpy()},
+                        pd.Index([f"{100 * k // parts}–{100 * (k + 1) // parts} %" for k in range(parts)],
+                                 name="pixels, surest first"))
 
 
 def trust_figure(tables: dict[str, pd.DataFrame]) -> plt.Figure:
     "What a pseudo-label is worth, and what a bought label changes, from the surest pixels to the least sure."
-    figure, axes = plt.subplots(1, len(tables), figsize=(5.4 * len(tables), 2.9), dpi=80, layout="constrained", sharey=True)
+    figure, axes = plt.subplots(1, len(tables), figsize=(5.4 * len(tables), 2.9), dpi=80, layout="constrained",
+                                sharey=True)
     for axis, (title, table) in zip(np.atleast_1d(axes), tables.items()):
         place = np.arange(len(table))
-        axis.bar(place, 1 - table["error rate"], 0.86, color="#cfcfcf", label="the network is right: a label changes nothing")
-        axis.bar(place, table["error rate"], 0.86, bottom=1 - table["error rate"], color="#d62728", label="it is wrong: a label corrects it, a pseudo-label repeats it")
+        axis.bar(place, 1 - table["error rate"], 0.86, color="#cfcfcf",
+                 label="the network is right: a label changes nothing")
+        axis.bar(place, table["error rate"], 0.86, bottom=1 - table["error rate"], color="#d62728",
+                 label="it is wrong: a label corrects it, a pseudo-label repeats it")
         axis.set_xticks(place, [i.split("–")[0] if k % 2 == 0 else "" for k, i in enumerate(table.index)], fontsize=8)
         axis.set_xlabel("percentile of entropy: surest at the left, least sure at the right", fontsize=9)
         axis.set_title(title, fontsize=10)
         axis.yaxis.set_major_formatter("{x:.0%}")
         axis.spines[["top", "right"]].set_visible(False)
-    figure.legend(*np.atleast_1d(axes)[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5, frameon=False)
+    figure.legend(*np.atleast_1d(axes)[0].get_legend_handles_labels(), loc="outside lower center", ncols=2,
+                  fontsize=8.5, frameon=False)
     return figure
 
 

@@ -1,4 +1,5 @@
-"""The demo model before and after a short self-training on the other domain; for 09 Uncertainty and runtime/calibration."""
+"""The demo model before and after a short self-training on the other domain; for 09 Uncertainty and
+runtime/calibration."""
 
 import hashlib
 import json
@@ -28,14 +29,17 @@ WARM_UP = dict(steps=60, snapshots=(30, 45, 60), labelled=4, target_images=160, 
 
 @lru_cache(maxsize=1)
 def warm_models() -> dict[str, nn.Module]:  # name -> network in evaluation mode, in the order of training
-    """The demo model before, during and after a short warm-up: self-training on the domain `real`, of which four images are labelled.
+    """The demo model before, during and after a short warm-up: self-training on the domain `real`, of which four images
+    are labelled.
 
-    The networks are the EMA teachers of one run after 30, 45 and 60 steps. The first call on a machine trains them (about half a minute on
+    The networks are the EMA teachers of one run after 30, 45 and 60 steps. The first call on a machine trains them
+    (about half a minute on
     two cores); later calls load them from the cache.
     """
     names = {step: f"warm-up, step {step}" for step in WARM_UP["snapshots"]}
     start = demo_model()
-    key = hashlib.sha256(json.dumps([recipe_key({**DEMO_RECIPE, "domain": "sim"}), WARM_UP], sort_keys=True).encode()).hexdigest()[:12]
+    key = hashlib.sha256(json.dumps([recipe_key({**DEMO_RECIPE, "domain": "sim"}), WARM_UP],
+                                    sort_keys=True).encode()).hexdigest()[:12]
     files = {name: cache_folder() / f"warm-{key}-{step}.safetensors" for step, name in names.items()}
     with FileLock(f"{next(iter(files.values()))}.lock"), torch.inference_mode(False), torch.enable_grad():
         try:
@@ -55,16 +59,21 @@ def _warm_up(start: nn.Module) -> dict[int, dict[str, Tensor]]:
     "Train, and keep the teacher's weights after some steps."
     demo = DEMO_RECIPE
     config = TrainingConfig(
-        backbone=demo["backbone"], weights=None, aspp_channels=demo["aspp_channels"], embedding_dim=demo["embedding_dim"], crop_size=(128, 256),
-        source_scale=(0.75, 1.5), target_scale=(0.75, 1.5), source_batch=2, target_batch=2, unlabelled_batch=3, lr=0.01, num_negatives=64,
-        bank_capacity=2000, bank_push=64, confidence_momentum=0.97, class_rate=False, lambda_u=0.2, drop_percent=50.0, teacher_decay=0.95,
+        backbone=demo["backbone"], weights=None, aspp_channels=demo["aspp_channels"],
+        embedding_dim=demo["embedding_dim"], crop_size=(128, 256),
+        source_scale=(0.75, 1.5), target_scale=(0.75, 1.5), source_batch=2, target_batch=2, unlabelled_batch=3, lr=0.01,
+        num_negatives=64,
+        bank_capacity=2000, bank_push=64, confidence_momentum=0.97, class_rate=False, lambda_u=0.2, drop_percent=50.0,
+        teacher_decay=0.95,
         seed=WARM_UP["seed"])
-    source, target = (SceneDataset(domain, WARM_UP["target_images"], seed=WARM_UP["seed"]) for domain in ("sim", "real"))
+    source, target = (SceneDataset(domain, WARM_UP["target_images"], seed=WARM_UP["seed"])
+                      for domain in ("sim", "real"))
     state = TrainingState(config, CITYSCAPES.num_classes, len(source), len(target))
     for network in (state.student, state.teacher.model):
         network.load_state_dict(start.state_dict())
     labelled = range(WARM_UP["labelled"])
-    trainer = Trainer(config, CITYSCAPES, state, source, target=target, labelled=labelled, unlabelled=range(len(labelled), len(target)),
+    trainer = Trainer(config, CITYSCAPES, state, source, target=target, labelled=labelled,
+                      unlabelled=range(len(labelled), len(target)),
                       num_steps=WARM_UP["steps"], stage=1, log_every=1)
     kept = {}
 
