@@ -153,7 +153,7 @@ def test_no_run_yet_is_said(tmp_path):
 def test_a_run_that_was_just_created_can_be_started(folder):
     view = looked(folder).view()
     assert view["state"] == "new" and view["can"] == {"start": True, "pause": False, "label": False, "again": False}
-    assert [s["is"] for s in view["stages"]] == ["now", *["ahead"] * 7]
+    assert [s["is"] for s in view["stages"]] == ["now", *["later"] * 7]
     json.dumps(view, allow_nan=False)
 
 
@@ -420,7 +420,7 @@ def test_thumbnails_show_image_and_map(tmp_path):
     assert all(found["items"][0][part].startswith(b"\xff\xd8") for part in ("image", "map"))
     assert "map" not in query_thumbnails(run, 0, maps=False)["items"][0]
     figure = dashboard_picture(run, pictures=found)
-    assert any(axis.get_title().startswith("Round 0 asked for 1 of") for axis in figure.axes)
+    assert any(axis.get_title().startswith("Round 0 queried 1 of") for axis in figure.axes)
 
 
 def test_durations_and_plans_are_in_people_s_units():
@@ -514,7 +514,7 @@ def test_a_person_starts_pauses_and_resumes_in_jupyterlab(tmp_path, new_page, ju
             shown = here.root.inner_text()
             summary = json.loads((desk / "here/summary.json").read_text())
             assert all(f"{r['miou']:.1f}" in shown for r in [summary["source_only"], *summary["rounds"]]) and "all labels 33.3" in shown
-            assert here.root.locator(".stal-shots img").count() == 4 and "Round 1 asked for 2 of 9" in shown  # two images and their maps
+            assert here.root.locator(".stal-shots img").count() == 4 and "Round 1 queried 2 of 9" in shown  # two images and their maps
 
             words = [f"--set={key}={json.dumps(value)}" for key, value in {**TINY, **LONGER}.items()]
             shell = on_the_command_line(desk, "run", "--out", "shell", *words)  # begun in the shell, continued in the notebook
@@ -566,4 +566,4 @@ def test_the_form_creates_a_run_and_shows_it(tmp_path):
 
 def test_every_preset_is_in_the_table():
     table = preset_table()
-    assert table.index.tolist() == list(PRESETS) and table.loc["demo", "labels bought in all"] == "1 %, 5 %"
+    assert table.index.tolist() == list(PRESETS) and table.loc["demo", "acquired labels in all"] == "1 %, 5 %"

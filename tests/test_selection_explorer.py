@@ -22,7 +22,7 @@ SIZE = (256, 512)
 
 
 def a_pool(length=20, size=SIZE):
-    "Scenes with made-up opinions: nothing is trained for a test of a widget."
+    "Scenes with made-up predictions: nothing is trained for a test of a widget."
     scenes = SceneDataset("real", length, size=size, seed=3)
     samples = [scenes[i] for i in range(length)]
     images, labels = torch.stack([s.image for s in samples]), torch.stack([s.labels for s in samples])
@@ -96,10 +96,10 @@ def test_every_image_has_a_reason_under_every_strategy(pool, explorer):
             query = explorer.queries[name][k]
             for id in pool.ids:
                 text = explain(pool, name, query, id)
-                assert text.startswith("Bought" if id in query else "Not bought") and text.endswith("."), (name, text)
+                assert text.startswith("Queried" if id in query else "Not queried") and text.endswith("."), (name, text)
     ranks = ranks_of(pool, "entropy")
     best = pool.ids[ranks.index(1)]
-    assert explain(pool, "entropy", [best], best).startswith("Bought: rank 1 of 20 by entropy")
+    assert explain(pool, "entropy", [best], best).startswith("Queried: rank 1 of 20 by entropy")
     assert ranks_of(pool, "core_set") is None
 
 
@@ -147,7 +147,7 @@ def test_a_strategy_of_ones_own_is_in_the_explorer(pool, monkeypatch):
     monkeypatch.setitem(STRATEGIES, "first", lambda pool: sorted(pool.ids)[:pool.k])
     explorer = SelectionExplorer(pool, ["first", "entropy"])
     explorer.strategy = "first"
-    assert explorer.query == sorted(pool.ids)[:10] and explorer.why(pool.ids[0]) == "Bought by first."
+    assert explorer.query == sorted(pool.ids)[:10] and explorer.why(pool.ids[0]) == "Queried by first."
 
 
 def test_a_round_of_a_run_becomes_a_pool_whose_classes_are_predictions(tmp_path):
@@ -196,7 +196,7 @@ class Page:
         return set(self.root.locator(".stal-thumb[aria-pressed=true]").evaluate_all("es => es.map(e => e.dataset.id)"))
 
     def diamonds(self):
-        return set(self.root.locator("path.stal-bought").evaluate_all("es => es.map(e => e.dataset.id)"))
+        return set(self.root.locator("path.stal-queried").evaluate_all("es => es.map(e => e.dataset.id)"))
 
     def choose(self, label, value):
         self.root.get_by_label(label, exact=True).select_option(value)
@@ -242,11 +242,11 @@ class Page:
         thumb.hover()
         assert hidden() == "visible"
         thumb.click()
-        self.wait_for_reason("Bought: rank 1 of")
+        self.wait_for_reason("Queried: rank 1 of")
         assert thumb.get_attribute("aria-label").startswith(f"{queries['entropy'][2][0]}, ")
         other = queries["entropy"][10][-1]
         self.root.locator(f"path[data-id='{other}']").click(force=True)
-        self.wait_for_reason("Not bought")
+        self.wait_for_reason("Not queried")
 
     def wait_for_reason(self, start):
         self.page.wait_for_function(

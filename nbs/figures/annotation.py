@@ -87,12 +87,12 @@ def corrections(
     prediction: Tensor,  # (H, W) ids
     labels: Tensor,  # (H, W) ids, 255 = unlabelled
 ) -> Tensor:  # (H, W) bool
-    "Labelled pixels whose label is not what the model said: what the label teaches."
+    "Labelled pixels whose label differs from the prediction: what the label teaches."
     return (prediction != labels) & (labels != IGNORE)
 
 
 def corrections_figure(
-    samples: Sequence[Sample],  # with the bought labels
+    samples: Sequence[Sample],  # with the acquired labels
     predictions: Sequence[Tensor],  # (H, W) ids each
     label_space: LabelSpace = CITYSCAPES,
 ) -> plt.Figure:
@@ -104,8 +104,8 @@ def corrections_figure(
     for row, sample, prediction in zip(axes, samples, predictions):
         wrong = corrections(prediction, sample.labels)
         _show(row[0], _picture(sample.image), sample.id)
-        _show(row[1], label_space.colorize(prediction), "what the model says")
-        _show(row[2], label_space.colorize(sample.labels), "what the label says")
+        _show(row[1], label_space.colorize(prediction), "prediction")
+        _show(row[2], label_space.colorize(sample.labels), "label")
         _show(row[3], faded(sample.image, wrong, label_space.colorize(sample.labels)),
               f"what it corrects: {wrong.float().mean():.0%}")
     return figure
@@ -158,17 +158,17 @@ def loss_figure(
 def region_figure(
     sample: Sample,
     uncertainty: Tensor,  # (H, W) in [0, 1]
-    mask: Tensor,  # (H, W) bool: what is asked for
+    mask: Tensor,  # (H, W) bool: what is queried
     labels: Tensor,  # (H, W) ids, 255 outside
     label_space: LabelSpace = CITYSCAPES,
 ) -> plt.Figure:
-    "Where the model is unsure, what is asked for, and the answer."
+    "Where the model is unsure, what is queried, and the answer."
     height, width = mask.shape
     figure, axes = plt.subplots(1, 3, figsize=(12, 4 * height / width + 0.3), dpi=80, layout="constrained")
     _show(axes[0], uncertainty, "uncertainty", cmap="magma", vmin=0, vmax=1)
     _show(axes[1], _picture(sample.image) * np.where(mask.numpy(), 1, 0.25)[..., None],
-          f"asked for: {mask.float().mean():.1%} of the pixels")
-    _show(axes[2], faded(sample.image, labels != IGNORE, label_space.colorize(labels)), "bought")
+          f"queried: {mask.float().mean():.1%} of the pixels")
+    _show(axes[2], faded(sample.image, labels != IGNORE, label_space.colorize(labels)), "acquired")
     return figure
 
 

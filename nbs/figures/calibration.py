@@ -133,7 +133,7 @@ class Judged(NamedTuple):
 def judge_measures(
     network: nn.Module,  # whose errors are to be found
     samples: Iterable[Sample],  # with labels; 255 = does not count
-    committee: Sequence[nn.Module] = (),  # networks for the ensemble's measures; none = leave these out
+    ensemble: Sequence[nn.Module] = (),  # networks for the ensemble's measures; none = leave these out
     passes: int = 8,  # of dropout; 0 = leave its measures out
     rate: float | None = None,  # of dropout; None = the network's own
     radius: int = 4,  # of RIPU, pixels
@@ -142,7 +142,7 @@ def judge_measures(
 ) -> Judged:
     """Stream over images; every measure has to find the same errors, those of the network's plain prediction.
 
-    Measures of a committee are so judged by how well they warn of one member's errors. One image's tensors live at a
+    Measures of an ensemble are judged so by how well they warn of one member's errors. One image's tensors live at a
     time.
     """
     finders, calibration = defaultdict(lambda: ErrorHistogram(bins)), Calibration()
@@ -157,12 +157,12 @@ def judge_measures(
         maps = {name: measure(probs) for name, measure in MEASURES.items()} | {"ripu": ripu(probs, radius)}
         labels |= {name: name.replace("_", " ") for name in MEASURES} | {"ripu": f"RIPU, radius {radius}"}
         several = {"dropout": dropout_passes(network, images, passes, generator, rate, predict) if passes else None,
-                   "ensemble": ensemble_passes(committee, images, predict) if committee else None}
+                   "ensemble": ensemble_passes(ensemble, images, predict) if ensemble else None}
         for kind, stream in several.items():
             if stream is not None:
-                heard = Opinions(stream)
+                members = Opinions(stream)
                 for name in ("predictive_entropy", "bald", "variation_ratio", "mean_std"):
-                    maps[f"{kind}_{name}"] = ENSEMBLE_MEASURES[name](heard)
+                    maps[f"{kind}_{name}"] = ENSEMBLE_MEASURES[name](members)
                     labels[f"{kind}_{name}"] = f"{kind}: {'BALD' if name == 'bald' else name.replace('_', ' ')}"
         for name, value in maps.items():
             finders[name].add(value, wrong, valid)

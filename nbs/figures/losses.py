@@ -19,11 +19,11 @@ from stal_nb.labels import CITYSCAPES, IGNORE, Sample
 from stal_nb.losses import hard_pixels, ohem_cross_entropy, pseudo_label_weights, pseudo_labels
 from stal_nb.scenes import SceneDataset
 
-# A scene and what the demo model says of it
+# A scene and the prediction of the demo model
 
 
 class View(NamedTuple):
-    "A scene, and what the demo model says of it. The batch axis is kept, since the losses want it."
+    "A scene, and what the demo model predicts of it. The batch axis is kept, since the losses want it."
 
     sample: Sample
     labels: Tensor  # (1,H,W) the truth
@@ -147,7 +147,7 @@ def pseudo_figure(
     drop_percent: float = 20.0,  # d
     keep: str = "sure",  # see `pseudo_labels`
 ) -> plt.Figure:
-    "The guess of the teacher without the pixels it is least sure of, and whether leaving them out was right."
+    "The prediction of the teacher without the pixels it is least sure of, and whether leaving them out was right."
     pseudo = pseudo_labels(view.logits, drop_percent, keep)
     kept, counts = pseudo.labels != IGNORE, view.labels != IGNORE
     right = view.logits.argmax(1) == view.labels

@@ -24,7 +24,7 @@ OUTCOME_COLOURS = {"right": (0, 158, 115), "claimed in vain": (240, 150, 0), "mi
 
 
 class PredictedScenes(NamedTuple):
-    "Scenes with what the demo network says of them."
+    "Scenes with the predictions of the demo network."
 
     images: Tensor  # (B,3,H,W) float32 in [0,1]
     labels: Tensor  # (B,H,W) int64, 255 = ignore
@@ -196,7 +196,7 @@ def shift(
 def iou_after_shift(labels: Tensor, pixels: int, label_space: LabelSpace = CITYSCAPES) -> Tensor:  # (C,) in [0,1]
     "IoU of each class when the truth itself, moved sideways, is the prediction."
     moved = shift(labels, pixels)
-    known = labels.masked_fill(moved == IGNORE, IGNORE)  # where the moved map says nothing there is nothing to score
+    known = labels.masked_fill(moved == IGNORE, IGNORE)  # where the moved map has no label there is nothing to score
     return iou_per_class(confusion_counts(moved, known, label_space.num_classes).sum(0)[:-1, :-1])
 
 

@@ -120,7 +120,7 @@ def coarse_labels(
     stride: int,  # pixels of a cell's side
     num_classes: int = 19,
 ) -> Tensor:  # (B,H,W)
-    "Every cell gets the class that most of its pixels have: the best that one guess a cell can do."
+    "Every cell gets the class that most of its pixels have: the best that one prediction a cell can do."
     votes = F.one_hot(labels.where(labels != IGNORE, num_classes),
                       num_classes + 1)[..., :num_classes].movedim(-1, 1).float()
     winners = F.avg_pool2d(votes, stride, ceil_mode=True).argmax(1)
@@ -142,7 +142,7 @@ def ceiling_figure(samples: Sequence[Sample], strides: Sequence[int] = (4, 8, 16
         table[stride] = metrics.compute()
         axis = figure.add_subplot(grid[k // 2, k % 2])
         axis.imshow(label_space.colorize(coarse[0]))
-        axis.set_title(f"one guess for {stride} × {stride} pixels: at best {table[stride].miou:.0f} % mIoU",
+        axis.set_title(f"one prediction for {stride} × {stride} pixels: at best {table[stride].miou:.0f} % mIoU",
                        fontsize=8.5, pad=3)
         axis.axis("off")
     axis = figure.add_subplot(grid[:, 2])
@@ -163,11 +163,11 @@ def pyramid_figure(model: DeepLabV3Plus, samples: Sequence[Sample], label_space:
     "What each branch finds in the first scene, and how many pixels of all scenes change class without it."
     images = torch.stack([s.image for s in samples])
     inside = look_inside(model, images)
-    guess = inside["logits"].argmax(1)
+    predicted = inside["logits"].argmax(1)
 
     def title(name: str, part: nn.Module) -> str:
         with silenced(part):
-            changed = (model(images, with_embeddings=False).logits.argmax(1) != guess).float().mean()
+            changed = (model(images, with_embeddings=False).logits.argmax(1) != predicted).float().mean()
         return f"{name}: silenced, {changed:.1%} of pixels change"
 
     names = ["1 × 1"] + [f"dilation {branch[0].dilation[0]}" for branch in model.aspp.branches[1:]]
@@ -176,12 +176,12 @@ def pyramid_figure(model: DeepLabV3Plus, samples: Sequence[Sample], label_space:
         panels.append((title(name, branch), pca_colours(inside[f"branch {k}"][0])))
     panels += [(title("whole image", model.aspp.pool), np.full((1, 1, 3), 0.5)),
                (title("all five", model.aspp), pca_colours(inside["pyramid"][0])),
-               ("prediction", label_space.colorize(guess[0]))]
+               ("prediction", label_space.colorize(predicted[0]))]
     return show_panels(panels)
 
 
 class silenced:
-    "Inside this context a module returns its mean over the batch and all pixels: it says nothing about where or what."
+    "Inside this context a module returns its mean over the batch and all pixels: it knows nothing of where or what."
 
     def __init__(self, module: nn.Module):
         self.module = module
@@ -208,7 +208,7 @@ def with_and_without_early_features(
     model: DeepLabV3Plus,
     images: Tensor,  # (B,3,H,W)
 ) -> dict[str, Tensor]:  # (B,C,H,W) each
-    """Three opinions: of the auxiliary head, which sees stride 16 only; of the decoder without early features; of the
+    """Three predictions: of the auxiliary head, which sees stride 16 only; of the decoder without early features; of the
     whole network."""
     features = model.backbone((images - model.mean) / model.std)
     result = {"stride 16 alone (auxiliary head)": resize(model.auxiliary(features.mid), images.shape[-2:])}
@@ -241,18 +241,18 @@ def accuracy_by_distance(
 def decoder_figure(model: DeepLabV3Plus, samples: Sequence[Sample], label_space: LabelSpace = CITYSCAPES) -> plt.Figure:
     "What the early features are good for."
     labels = torch.stack([s.labels for s in samples])
-    opinions = with_and_without_early_features(model, torch.stack([s.image for s in samples]))
+    outputs = with_and_without_early_features(model, torch.stack([s.image for s in samples]))
     figure = plt.figure(figsize=(12.5, 4.7), dpi=75, layout="constrained")
     grid = figure.add_gridspec(2, 3, width_ratios=(1, 1, 0.85))
     panels = [("image", image_of(samples[0])),
-              *((name, label_space.colorize(logits[0].argmax(0))) for name, logits in opinions.items())]
+              *((name, label_space.colorize(logits[0].argmax(0))) for name, logits in outputs.items())]
     for k, (name, picture) in enumerate(panels):
         axis = figure.add_subplot(grid[k // 2, k % 2])
         axis.imshow(picture)
         axis.set_title(name, fontsize=8.5, pad=3)
         axis.axis("off")
     axis = figure.add_subplot(grid[:, 2])
-    for (name, logits), colour in zip(opinions.items(), ("#888888", "#d98c2b", "#2f6db3")):
+    for (name, logits), colour in zip(outputs.items(), ("#888888", "#d98c2b", "#2f6db3")):
         axis.plot(100 * accuracy_by_distance(logits, labels), marker="o", markersize=3, color=colour,
                   label=f"{name}: mIoU {miou(logits, labels):.0f} %")
     axis.set(xticks=range(6), xticklabels=("1", "2", "3–4", "5–8", "9–16", "> 16"),
@@ -333,17 +333,17 @@ def demo_v2(
 @torch.no_grad()
 def parallel_figure(v2: DeepLabV2, v3: DeepLabV3Plus, samples: Sequence[Sample],
                     label_space: LabelSpace = CITYSCAPES) -> plt.Figure:
-    """What each classifier of a v2 network says alone, their sum, and what v3+ says; mIoU over all scenes, pictures of
+    """What each classifier of a v2 network predicts alone, their sum, and the prediction of v3+; mIoU over all scenes, pictures of
     the first."""
     images, labels = torch.stack([s.image for s in samples]), torch.stack([s.labels for s in samples])
     high = v2.backbone((images - v2.mean) / v2.std).high
-    opinions = {f"dilation {branch.dilation[0]} alone": resize(branch(high), images.shape[-2:])
+    outputs = {f"dilation {branch.dilation[0]} alone": resize(branch(high), images.shape[-2:])
                 for branch in v2.classifier.branches}
-    opinions |= {"v2, the sum": v2(images, with_embeddings=False).logits,
+    outputs |= {"v2, the sum": v2(images, with_embeddings=False).logits,
                  "v3+": v3(images, with_embeddings=False).logits}
     panels = [("image", image_of(samples[0]))]
     panels += [(f"{name}: mIoU {miou(logits, labels, label_space):.0f} %", label_space.colorize(logits[0].argmax(0)))
-               for name, logits in opinions.items()]
+               for name, logits in outputs.items()]
     return show_panels([*panels, ("truth", label_space.colorize(samples[0].labels))])
 
 # Views of one image
@@ -372,7 +372,7 @@ def change_picture(
 
 def views_figure(model: nn.Module, sample: Sample, scales: Sequence[float] = (0.5, 1.0, 1.5),
                  label_space: LabelSpace = CITYSCAPES) -> plt.Figure:
-    "What the network says of several views of one image, where they disagree, and what the average changes."
+    "What the network predicts for several views of one image, where they disagree, and what the average changes."
     image = sample.image[None]
     views = {f"scale {scale:g}": predict_probs(model, image, scales=(scale,))[0].argmax(0) for scale in scales}
     views["mirror image, scale 1"] = predict_probs(model, image.flip(-1))[0].flip(-1).argmax(0)

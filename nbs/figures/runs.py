@@ -31,11 +31,11 @@ def example_run(
 #
 # `bench/measure.py` makes the runs that are compared and keeps their summaries in one JSON file.
 
-RUN_COLOURS = {"entropy": "#c0392b", "random": "#2471a3", "quota": "#e08214"}  # runs that buy labels
+RUN_COLOURS = {"entropy": "#c0392b", "random": "#2471a3", "quota": "#e08214"}  # runs that acquire labels
 
 KIND_NAMES = {"quota": "entropy with each group's share", "oracle": "all labels"}
 
-BOUNDS = {"source": "sim alone", "oracle": "all labels"}  # runs of the same number of steps that buy none, or have all
+BOUNDS = {"source": "sim alone", "oracle": "all labels"}  # runs of the same number of steps that acquire none, or have all
 
 
 def _points(measured: dict, kind: str) -> dict[int, list[float]]:
@@ -50,7 +50,7 @@ def _points(measured: dict, kind: str) -> dict[int, list[float]]:
 
 
 def comparison_figure(measured: dict) -> go.Figure:
-    """mIoU by labels bought: a thin line a seed, the mean thick; dashed, the same network and number of steps with no
+    """mIoU by acquired labels: a thin line a seed, the mean thick; dashed, the same network and number of steps with no
     or all target labels."""
     figure = go.Figure()
     for kind, colour in RUN_COLOURS.items():
@@ -72,7 +72,7 @@ def comparison_figure(measured: dict) -> go.Figure:
             )
             figure.add_hline(np.mean(values), line_dash="dash", line_color="#777", annotation_text=words,
                              annotation_position="bottom right")
-    figure.update_layout(title="mIoU by labels bought", xaxis_title="labelled target images", yaxis_title="mIoU (%)",
+    figure.update_layout(title="mIoU by acquired labels", xaxis_title="labelled target images", yaxis_title="mIoU (%)",
                          legend=dict(orientation="h", y=1.1, x=1, xanchor="right"), **LAYOUT)
     return figure
 
@@ -160,7 +160,7 @@ def preset_table():  # pandas.DataFrame
             "target": TARGET_NAMES.get(config.data, "your folder"),
             "network": f"{config.backbone}, output stride {config.output_stride}",
             "crop": "{} × {}".format(*config.crop_size), "training": length,
-            "labels bought in all": ", ".join(f"{b:g}" if not isinstance(b, float) or b > 1 else f"{100 * b:g} %"
+            "acquired labels in all": ", ".join(f"{b:g}" if not isinstance(b, float) or b > 1 else f"{100 * b:g} %"
                                               for b in config.budgets),
             "labelled by": config.annotator})
     return pd.DataFrame(lines).set_index("preset")

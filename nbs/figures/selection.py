@@ -54,7 +54,7 @@ def scored_pool(length: int = 48, seed: int = 5) -> ScoredPool:
     scores["bald"] = dropout_scores(scenes.images)
     scores["ensemble"] = head_scores(scenes.images)
     return ScoredPool(scenes, scenes.ids, scenes.groups, maps["entropy"], scores, scenes.features,
-                      scenes.probs.mean((2, 3)), known_badly())
+                      scenes.probs.mean((2, 3)), class_rates())
 
 
 @torch.inference_mode()
@@ -78,7 +78,7 @@ def head_scores(images: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def known_badly() -> Tensor:
+def class_rates() -> Tensor:
     "(19,) the class rate of a confidence bank that has seen the demo model on labelled scenes of `sim`."
     sim, layer, bank = pixels_of("sim", 32, 11), demo_model().classifier, ConfidenceBank(19, momentum=0.5)
     # (N, C, 1, P)
@@ -127,14 +127,14 @@ def group_figure(pool: ScoredPool, k: int) -> plt.Figure:
         axis.set_title(f"{title}: {k} images", fontsize=10)
         axis.tick_params(axis="x", labelsize=8)
         axis.spines[["top", "right"]].set_visible(False)
-    axes[0].set(ylabel="images asked for", ylim=(0, axes[0].get_ylim()[1] + 0.5))
+    axes[0].set(ylabel="queried images", ylim=(0, axes[0].get_ylim()[1] + 0.5))
     axes[0].plot([], [], color="black", linewidth=2, label="share of the pool")
     axes[0].legend(fontsize=8, frameon=False)
     return figure
 
 
 def _rank_text(pool: ScoredPool, name: str, query: Sequence[str], i: int) -> str:
-    "Where image i stands under a strategy's own order, or in the order of its purchases."
+    "Where image i stands under a strategy's own order, or in the order of its query."
     ranks = ranks_of(pool, name)
     if name == "entropy_group_quota":
         same = [j for j in range(len(pool.ids)) if pool.groups[j] == pool.groups[i]]
@@ -147,7 +147,7 @@ def _rank_text(pool: ScoredPool, name: str, query: Sequence[str], i: int) -> str
 
 
 def choice_matrix(pool: ScoredPool, queries: dict[str, list[str]], images: int = 10) -> plt.Figure:
-    "The same images under all strategies: a filled cell is a purchase, a number the rank."
+    "The same images under all strategies: a filled cell is queried, a number the rank."
     order = top_k(pool.scores["entropy"], len(pool.ids), ids=pool.ids)
     shown = [order[round(x)] for x in np.linspace(0, 0.5 * len(order), images)]
     figure, axes = plt.subplots(1 + len(queries), images, figsize=(12.4, 0.75 + 0.42 * len(queries)), dpi=80,
@@ -159,10 +159,10 @@ def choice_matrix(pool: ScoredPool, queries: dict[str, list[str]], images: int =
         axis.set_title(f"{pool.groups[i]}  {pool.scores['entropy'][i]:.2f}", fontsize=8, pad=3)
     for row, (name, query) in zip(axes[1:], queries.items()):
         for axis, i in zip(row, shown):
-            bought = pool.ids[i] in query
-            axis.set(xticks=[], yticks=[], facecolor=np.array(CHOSEN) / 255 if bought else "#eeeeee")
+            acquired = pool.ids[i] in query
+            axis.set(xticks=[], yticks=[], facecolor=np.array(CHOSEN) / 255 if acquired else "#eeeeee")
             axis.text(0.5, 0.48, _rank_text(pool, name, query, i), ha="center", va="center", fontsize=8,
-                      color="white" if bought else "#555555",
+                      color="white" if acquired else "#555555",
                       transform=axis.transAxes)
             for side in axis.spines.values():
                 side.set_visible(False)
@@ -201,7 +201,7 @@ def class_figure(
     queries: dict[str, list[str]],  # strategy -> ids
     shown: Sequence[str] = ("random", "entropy", "entropy_group_quota"),
 ) -> plt.Figure:
-    "Each class's share of the bought pixels relative to its share of the pool's, on a logarithmic scale."
+    "Each class's share of the acquired pixels relative to its share of the pool's, on a logarithmic scale."
     base = class_shares_of(pool.scenes.labels)
     order = base.argsort(descending=True).tolist()
     figure, axis = plt.subplots(figsize=(10.6, 4.6), dpi=80, layout="constrained")
@@ -219,7 +219,7 @@ def class_figure(
     for y, c in enumerate(order):
         axis.axhline(y, color="#e8e8e8", linewidth=0.8, zorder=0)
         axis.scatter([0.168], [y], marker="s", s=42, color=np.array(CITYSCAPES.palette[c]) / 255, clip_on=False)
-    axis.set_title("share of the bought pixels, relative to the pool (share of the pool beside the name)", fontsize=10)
+    axis.set_title("share of the acquired pixels, relative to the pool (share of the pool beside the name)", fontsize=10)
     figure.legend(fontsize=8, frameon=False, loc="outside right center")
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)
@@ -236,7 +236,7 @@ def rare_figure(pool: ScoredPool, k: int) -> plt.Figure:
                  edgecolor="#777777", linewidth=0.5)
     axes[0].set_yticks(range(19), [CITYSCAPES.classes[c] for c in order], fontsize=8)
     axes[0].set(xlim=(0, 1.02), ylim=(18.6, -0.6))
-    axes[0].set_title("$r_c$: how badly the confidence bank says a class is known", fontsize=9)
+    axes[0].set_title("$r_c$: how badly a class is known, by the confidence bank", fontsize=9)
     for name in ("entropy", "rare_class"):
         ratio = class_shares_of(labels[pool.at(select(name, pool.input(k)))]) / base
         marker, colour = MARKS[name]
@@ -257,7 +257,7 @@ def rare_figure(pool: ScoredPool, k: int) -> plt.Figure:
 
 
 def region_query_figure(pool: ScoredPool, count: int = 3, radius: int = 8, regions: int = 8) -> DisplayedImage:
-    "The same pixels bought as regions and one by one: where they are, and what they would teach."
+    "The same pixels acquired as regions and one by one: where they are, and what they would teach."
     shown = top_k(pool.scores["entropy"], len(pool.ids), ids=pool.ids)[5:5 + 7 * count:7]
     figure, axes = plt.subplots(count, 4, figsize=(12.4, 1.72 * count), dpi=80, layout="constrained")
     for row, i in zip(np.atleast_2d(axes), shown):
@@ -270,13 +270,13 @@ def region_query_figure(pool: ScoredPool, count: int = 3, radius: int = 8, regio
         bare(row[0], still(pool.scenes.images[i]),
              f"{pool.groups[i]}: {pool.scenes.wrong[i].float().mean():.0%} of all pixels are wrong")
         bare(row[1], score, "impurity × uncertainty", cmap="magma", vmin=0, vmax=score.max().item())
-        for axis, bought, name in ((row[2], mask, "regions"), (row[3], single, "pixels")):
+        for axis, acquired, name in ((row[2], mask, "regions"), (row[3], single, "pixels")):
             picture = pale(pool.scenes.images[i])
-            picture[bought.numpy()] = CITYSCAPES.colorize(pool.scenes.labels[i])[bought.numpy()]
+            picture[acquired.numpy()] = CITYSCAPES.colorize(pool.scenes.labels[i])[acquired.numpy()]
             bare(
                 axis,
                 picture,
-                f"{int(bought.sum()):,} pixels as {name}: {pool.scenes.wrong[i][bought].float().mean():.0%} wrong",
+                f"{int(acquired.sum()):,} pixels as {name}: {pool.scenes.wrong[i][acquired].float().mean():.0%} wrong",
             )
         for y, x in chosen:
             for axis in row[1:3]:
@@ -288,7 +288,7 @@ def region_query_figure(pool: ScoredPool, count: int = 3, radius: int = 8, regio
 
 
 def embedding_figure(pool: ScoredPool, queries: dict[str, list[str]]):
-    "The pool in the plane, one panel a strategy; diamonds are asked for."
+    "The pool in the plane, one panel a strategy; diamonds are queried."
     from plotly import graph_objects as go
     from plotly.subplots import make_subplots
 
@@ -490,7 +490,7 @@ def explorer_still(
     k: int,  # budget
     shown: int = 24,  # pictures in the gallery
 ) -> DisplayedImage:
-    "The explorer as a picture: gallery in the strategy's order, map of the pool, classes bought, overlaps."
+    "The explorer as a picture: gallery in the strategy's order, map of the pool, classes acquired, overlaps."
     queries = {n: select(n, pool.input(k)) for n in image_strategies()}
     ranks, colours = ranks_of(pool, name), city_colours(pool.groups)
     order = sorted(range(len(pool.ids)),
@@ -518,7 +518,7 @@ def explorer_still(
     axes[1].set_yticks(range(len(order)), [pool.label_space.classes[c] for c in order], fontsize=7.5)
     axes[1].set_xticks([np.log2(0.2), -1, 0, 1, np.log2(5)], ["⅕", "½", "1", "2 ×", "5 ×"])
     axes[1].set(ylim=(len(order) - 0.4, -0.6), xlim=(-2.5, 2.5))
-    axes[1].set_title("share bought, relative to the pool", fontsize=9)
+    axes[1].set_title("share acquired, relative to the pool", fontsize=9)
     overlap_matrix(queries, axes[2])
     for axis in axes[:2]:
         axis.spines[["top", "right"]].set_visible(False)

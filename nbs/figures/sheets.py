@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from stal_nb.app.selection_explorer import city_colours
 
-CHOSEN = (214, 39, 40)  # frame of what is asked for
+CHOSEN = (214, 39, 40)  # frame of what is queried
 
 # Contact sheets
 #

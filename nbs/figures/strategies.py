@@ -63,8 +63,8 @@ def strategies_table(measured: list[dict]) -> pd.DataFrame:
 
 
 def strategies_figure(measured: list[dict]) -> plt.Figure:
-    """mIoU of every strategy after the same purchase from the same warm-up: a dot a seed, mean and standard deviation.
-    Says so if nothing was measured."""
+    """mIoU of every strategy after the same query from the same warm-up: a dot a seed, mean and standard deviation.
+    Tells if nothing was measured."""
     if not measured:
         figure, axis = plt.subplots(figsize=(9, 0.5), dpi=80)
         axis.axis("off")
@@ -91,7 +91,7 @@ def strategies_figure(measured: list[dict]) -> plt.Figure:
         axis.axvline(here.drop_duplicates("seed").warm_up.mean(), color="#999999", linestyle=":",
                      label="after the warm-up")
         axis.set_yticks(range(len(order)), [title_of(n) for n in order], fontsize=8.5)
-        axis.set(xlabel="mIoU after one more purchase (%)", title=f"{data}, {here.seed.nunique()} seeds")
+        axis.set(xlabel="mIoU after one more query (%)", title=f"{data}, {here.seed.nunique()} seeds")
         axis.legend(frameon=False, fontsize=8)
         axis.grid(axis="y", color="#eeeeee")
         axis.set_axisbelow(True)

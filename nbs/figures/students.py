@@ -26,7 +26,7 @@ from stal_nb.uncertainty import entropy
 
 @torch.no_grad()
 def decoder_features(images: Tensor) -> tuple[Tensor, Tensor]:
-    """What the demo model's last layer sees (N, P, 64) and says (N, P, 19), at a quarter of the resolution; P pixels an
+    """What the demo model's last layer receives (N, P, 64) and returns (N, P, 19), at a quarter of the resolution; P pixels an
     image."""
     model, seen = demo_model(), []
     hook = model.classifier.register_forward_hook(lambda layer, inputs, output: seen.append((inputs[0], output)))
@@ -147,8 +147,8 @@ def students_figure(students: pd.DataFrame) -> plt.Figure:
 
 
 @lru_cache(maxsize=4)
-def label_ends(draws: int = 8, bought: int = 4, pool_size: int = 24) -> pd.DataFrame:
-    """Whole images bought from either end of the entropy ranking, or at random, of a pool drawn anew each time: gain in
+def label_ends(draws: int = 8, acquired: int = 4, pool_size: int = 24) -> pd.DataFrame:
+    """Whole images acquired from either end of the entropy ranking, or at random, of a pool drawn anew each time: gain in
     right pixels."""
     real, test, rows = pixels_of("real", 32, 5), pixels_of("real", 16, 77), []
     score = real.unsure.mean(1)
@@ -157,8 +157,8 @@ def label_ends(draws: int = 8, bought: int = 4, pool_size: int = 24) -> pd.DataF
         pool = torch.randperm(len(score), generator=generator)[:pool_size]
         ranked, sim = pool[score[pool].argsort()], _sim_part(generator)
         alone = right_share(fit_head([sim]), test)
-        for kind, chosen in {"surest": ranked[:bought], "random": pool[:bought],
-                             "least sure": ranked[-bought:]}.items():
+        for kind, chosen in {"surest": ranked[:acquired], "random": pool[:acquired],
+                             "least sure": ranked[-acquired:]}.items():
             part = real.x[chosen].flatten(0, 1), real.labels[chosen].flatten()
             wrong = (real.predicted[chosen] != real.labels[chosen]).double().mean().item()
             rows.append({"draw": draw, "images": kind, "gain": right_share(fit_head([sim, part]), test) - alone,

@@ -44,19 +44,19 @@ class TracingMemoryBank(ClassMemoryBank):
     """Knows where each entry came from: a second bank gets the origins in the same pushes, and so forgets in the same
     rhythm.
 
-    An entry is found again by its direction: it is what the teacher said of one pixel in this step.
+    An entry is found again by its direction: it is the embedding that the teacher gave one pixel in this step.
     """
 
     def __init__(self, num_classes: int, dim: int, capacity: int):
         super().__init__(num_classes, dim, capacity)
         self.origin = ClassMemoryBank(num_classes, len(ORIGIN), capacity)
-        self.said: list[Tensor] = []  # embeddings (V,D,h,w) of the teacher in this step
+        self.teacher_embeddings: list[Tensor] = []  # embeddings (V,D,h,w) of the teacher in this step
         self.origins = torch.zeros(0, len(ORIGIN))  # (V h w, 6): origin of each of their pixels
 
     def push(self, embeddings: Tensor, classes: Tensor, valid: Tensor | None = None, gather: bool = False) -> None:
         super().push(embeddings, classes, valid, gather)
-        said = F.normalize(torch.cat(self.said).movedim(1, -1).flatten(0, 2).float(), dim=1)  # (V h w, D)
-        cosine, number = (F.normalize(embeddings.float(), dim=1) @ said.T).max(1)
+        known = F.normalize(torch.cat(self.teacher_embeddings).movedim(1, -1).flatten(0, 2).float(), dim=1)  # (V h w, D)
+        cosine, number = (F.normalize(embeddings.float(), dim=1) @ known.T).max(1)
         if cosine.min() < 0.9999:
             raise DataError(
                 f"embeddings: found a row with cosine {cosine.min():.4f} to all that the teacher returned, "
@@ -71,9 +71,9 @@ class TracingTrainer(Trainer):
 
     def one_step(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         memory = self.state.memory
-        memory.said, memory.origins = [], self.origins(batch)
+        memory.teacher_embeddings, memory.origins = [], self.origins(batch)
         hook = self.state.teacher.register_forward_hook(lambda module, views,
-                                                        output: memory.said.append(output.embeddings))
+                                                        output: memory.teacher_embeddings.append(output.embeddings))
         try:
             return super().one_step(batch)
         finally:

@@ -278,18 +278,18 @@ def region_figure(scenes: PredictedScenes, i: int, radii: Sequence[int]) -> plt.
             bare(axis, value, f"{name}, up to {value.max():.2f}", cmap="magma", vmin=0, vmax=value.max().item() or 1)
     return figure
 
-# Several opinions
+# Several inferences
 
 
-def opinions_figure(
-    heard: dict[str, Opinions],  # title of a row -> opinions on this one image
+def ensemble_figure(
+    ensembles: dict[str, Opinions],  # title of a row -> predictions of this one image
 ) -> plt.Figure:
     """Predictive entropy as the sum of expected entropy and BALD, the votes and the spread; BALD and the spread
     stretched to their own largest value."""
-    figure, axes = plt.subplots(len(heard), 5, figsize=(13, 1.55 * len(heard)), dpi=72, layout="constrained")
-    for row, (title, opinions) in zip(np.atleast_2d(axes), heard.items()):
+    figure, axes = plt.subplots(len(ensembles), 5, figsize=(13, 1.55 * len(ensembles)), dpi=72, layout="constrained")
+    for row, (title, ensemble) in zip(np.atleast_2d(axes), ensembles.items()):
         for axis, (name, measure) in zip(row, ENSEMBLE_MEASURES.items()):
-            value, low = measure(opinions)[0], name in ("bald", "mean_std", "variation_ratio")
+            value, low = measure(ensemble)[0], name in ("bald", "mean_std", "variation_ratio")
             high = value.flatten().kthvalue(int(0.995 * value.numel())).values.item() if low else 1
             text = "BALD" if name == "bald" else name.replace("_", " ")
             bare(axis, value, f"{text}, {f'up to {value.max():.2f}' if low else f'mean {value.mean():.2f}'}",
@@ -307,12 +307,12 @@ def passes_figure(
     "How soon the maps of T passes agree with those of very many: rank correlation of the pixels, for other masks."
     reference = Opinions(dropout_passes(network, images, most, torch.Generator().manual_seed(1)))
     names = ("predictive_entropy", "bald", "variation_ratio", "mean_std")
-    lines, heard = {name: [] for name in names}, Opinions()
+    lines, members = {name: [] for name in names}, Opinions()
     for number, probs in enumerate(dropout_passes(network, images, max(counts)), 1):
-        heard.add(probs)
+        members.add(probs)
         if number in counts:
             for name in names:
-                pair = (ENSEMBLE_MEASURES[name](o).flatten()[::7] for o in (heard, reference))
+                pair = (ENSEMBLE_MEASURES[name](o).flatten()[::7] for o in (members, reference))
                 lines[name].append(rank_correlation(*pair))
     figure, axis = plt.subplots(figsize=(5.6, 2.7), dpi=80, layout="constrained")
     for (name, line), colour in zip(lines.items(), ("#7b3294", "#b2182b", "#2166ac", "#1b7837")):
@@ -343,7 +343,7 @@ def by_share(scenes: PredictedScenes, pixel_map: Tensor, parts: int = 10) -> pd.
 
 
 def trust_figure(tables: dict[str, pd.DataFrame]) -> plt.Figure:
-    "What a pseudo-label is worth, and what a bought label changes, from the surest pixels to the least sure."
+    "What a pseudo-label is worth, and what an acquired label changes, from the surest pixels to the least sure."
     figure, axes = plt.subplots(1, len(tables), figsize=(5.4 * len(tables), 2.9), dpi=80, layout="constrained",
                                 sharey=True)
     for axis, (title, table) in zip(np.atleast_1d(axes), tables.items()):

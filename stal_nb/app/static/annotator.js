@@ -7,7 +7,7 @@
 //   skip {seconds}                                                    answered by "skipped" or "error"
 //   at                                                                the image that is looked at; no answer
 // Python -> page: the answers with the session and request they belong to, and {type: "go", id}. Every tab hears all of them.
-// Labels travel as one byte a pixel, row by row, deflated: class ids, 254 = to be ignored (somebody decided so), 255 = nobody has said anything.
+// Labels travel as one byte a pixel, row by row, deflated: class ids, 254 = to be ignored (somebody decided so), 255 = not labelled yet.
 
 const IGNORED = 254, MISSING = 255;
 const UNDO_STEPS = 1000, UNDO_BYTES = 48e6; // of one image
@@ -295,7 +295,7 @@ class Work {
     this.touch({ x0, y0, x1, y1 });
   }
 
-  // The model's word: everywhere, where it is confident, or for one class; over the person's, or only where nothing is said.
+  // The prediction: everywhere, where it is confident, or for one class; over the person's, or only where nothing is labelled.
   accept({ least = 0, only = null, gently = false }) {
     const { prediction, confidence, labels } = this, byte = Math.ceil(least * 255);
     if (!prediction) return;
@@ -334,7 +334,7 @@ class Work {
     this.endStep();
   }
 
-  // Blocks of the image, the most uncertain first. Blocks in which nothing is asked for are left out.
+  // Blocks of the image, the most uncertain first. Blocks in which nothing is queried are left out.
   uncertainBlocks() {
     if (this.blocks || !this.uncertainty) return this.blocks ?? [];
     const size = Math.max(8, Math.round(Math.min(this.height, this.width) / 8)), blocks = [];
@@ -514,7 +514,7 @@ class Session {
     this.works.set(id, work);
     this.spent[id] = message.spent;
     const begin = { saved: "Shows the labels saved earlier.", prediction: "Starts from the model's prediction.", empty: "Starts empty." };
-    this.notes.set(id, { text: begin[message.begin] + (mask ? " Only the bright regions are asked for." : "") });
+    this.notes.set(id, { text: begin[message.begin] + (mask ? " Only the bright regions are queried." : "") });
     const old = this.predecessor?.works.get(id);
     if (old && !this.predecessor.views.size && old.labels.length === labels.length && this.takeOver(work, old))
       this.notes.set(id, { text: "Took over changes that an earlier widget could not save." });
@@ -850,7 +850,7 @@ class View {
     this.time.textContent = clock((spent[id] ?? 0) + (work?.seconds ?? 0));
   }
 
-  // How much of what is asked for has each class; recounted by steps, not by looking at all pixels.
+  // How much of what is queried has each class; recounted by steps, not by looking at all pixels.
   cover() {
     const { work, model } = this.session;
     if (!work) return;
@@ -869,7 +869,7 @@ class View {
     const inside = at && at.x >= 0 && at.y >= 0 && at.x < work.width && at.y < work.height, k = inside ? at.y * work.width + at.x : 0;
     const label = inside ? work.labels[k] : null, missing = work.counts[MISSING];
     const name = label === MISSING ? "unlabelled" : label === IGNORED ? "ignore" : model.get("classes")[label];
-    const sure = inside && work.uncertainty ? `, uncertainty ${percent(work.uncertainty[k] / 255)}` : "", out = inside && work.mask && !work.mask[k] ? ", not asked for" : "";
+    const sure = inside && work.uncertainty ? `, uncertainty ${percent(work.uncertainty[k] / 255)}` : "", out = inside && work.mask && !work.mask[k] ? ", not queried" : "";
     const zoom = Math.round(100 * this.scale);
     this.under.textContent = `${percent(missing / Math.max(1, work.asked))} unlabelled (${missing.toLocaleString("en")} pixels)${inside ? ` · x ${at.x}, y ${at.y}: ${name}${sure}${out}` : ""} · ${zoom} %`;
   }

@@ -1,4 +1,4 @@
-// The page side of stal_nb.app.dashboard.RunDashboard: draws what Python read in the folder of a run, and says which button was pressed.
+// The page side of stal_nb.app.dashboard.RunDashboard: draws what Python read in the folder of a run, and tells which button was pressed.
 //
 // Traits, all from Python:  view      what `RunFolder.view()` gives: state, stages, numbers, results, query, words
 //                           curves    {terms, colours, loss, lanes, classes, stages}; loss and lanes are float32 tables, row by row, step first, NaN = not logged
@@ -170,7 +170,7 @@ class Series extends Chart {
 class Miou extends Chart {
   show(view) {
     const { results, figures, lines, planned } = view, published = Object.entries(figures);
-    this.title.textContent = `${view.measure} by labels bought`;
+    this.title.textContent = `${view.measure} by acquired labels`;
     this.svg.setAttribute("aria-label", `${this.title.textContent}: ${results.map((r) => `${r.labelled} labels ${percent(r.miou)} %`).join(", ")}`);
     if (this.empty(results.length || published.length ? "" : "The first measurement comes with the end of the first stage.")) return (this.read.textContent = "");
     const known = results.filter((r) => Number.isFinite(r.miou)), points = published.flatMap(([, p]) => p);
@@ -210,8 +210,8 @@ class Histogram extends Chart {
   }
 
   show({ round, strategy, asked, unit, pool, edges, left, chosen }) {
-    this.title.textContent = `Round ${round} asked for ${count(asked)}${pool ? ` of ${count(pool)}` : ""}`;
-    this.svg.setAttribute("aria-label", `Mean entropy of the images of the pool and of the ${asked} that were asked for`);
+    this.title.textContent = `Round ${round} queried ${count(asked)}${pool ? ` of ${count(pool)}` : ""}`;
+    this.svg.setAttribute("aria-label", `Mean entropy of the images of the pool and of the ${asked} that were queried`);
     if (this.empty(pool ? "" : "Scores are not there yet.")) return;
     const total = left.map((n, i) => n + chosen[i]);
     this.begin(edges, [0, Math.max(...total)], { xName: "mean entropy of an image", yName: "images" });
@@ -222,7 +222,7 @@ class Histogram extends Chart {
       bar(left[i], 0, "#9aa5b1");
       bar(chosen[i], left[i], "#c0392b");
     });
-    this.read.replaceChildren(`by '${strategy}'`, make("i", { style: { background: "#c0392b" } }), "asked for", make("i", { style: { background: "#9aa5b1" } }), "not");
+    this.read.replaceChildren(`by '${strategy}'`, make("i", { style: { background: "#c0392b" } }), "queried", make("i", { style: { background: "#9aa5b1" } }), "not");
   }
 }
 
@@ -273,7 +273,7 @@ class View {
     this.seen = make("span", { className: "stal-seen" });
     this.words = part("stal-say", { role: "status", live: "polite" });
     this.tiles = part("stal-tiles");
-    this.miou = new Miou("mIoU by labels bought");
+    this.miou = new Miou("mIoU by acquired labels");
     this.loss = new Series("Terms of the loss", { smooth: true, unit: "value" });
     this.lanes = new Series("How often each class is drawn", { most: 3, unit: "probability", height: 330 });
     this.classes = part("stal-classes");
@@ -381,7 +381,7 @@ class View {
       if (!stage.group || groups.at(-1)?.[0] !== stage.group) groups.push([stage.group, []]);
       groups.at(-1)[1].push(stage);
     }
-    const words = { done: "done", now: "at work or next", ahead: "ahead" };
+    const words = { done: "done", now: "at work or next", later: "later" };
     this.rail.replaceChildren(...groups.map(([group, stages]) => make("div", { className: `stal-group${group ? "" : " stal-single"}` }, make("span", { textContent: group }),
       make("div", {}, ...stages.map((s) => make("div", { className: `stal-step stal-${s.is}`, title: `${s.name}: ${words[s.is]}`, data: { stage: s.name } },
         make("i"), make("span", { textContent: s.is === "done" ? `${s.text} ✓` : s.text })))))));

@@ -1,4 +1,4 @@
-// The page side of stal_nb.app.selection_explorer.SelectionExplorer: what each strategy would buy of a pool, and why.
+// The page side of stal_nb.app.selection_explorer.SelectionExplorer: what each strategy would query of a pool, and why.
 //
 // Messages, page -> Python:  {type: "open"}                                answered by "pool"
 //                            {type: "why", id, strategy, budget}           answered by "reason"
@@ -33,15 +33,15 @@ class Explorer {
     this.model = model;
     this.root = node("div", { class: "stal-selection", aria: { role: "application", label: "Selection explorer" } }, "Loading the pool …");
     el.append(this.root);
-    this.heard = (content, buffers) => this.hear(content, buffers);
+    this.receiver = (content, buffers) => this.hear(content, buffers);
     this.changed = () => this.pool && this.update();
-    model.on("msg:custom", this.heard);
+    model.on("msg:custom", this.receiver);
     for (const name of ["strategy", "budget", "colour", "selected"]) model.on(`change:${name}`, this.changed);
     model.send({ type: "open" });
   }
 
   remove() {
-    this.model.off("msg:custom", this.heard);
+    this.model.off("msg:custom", this.receiver);
     for (const name of ["strategy", "budget", "colour", "selected"]) this.model.off(`change:${name}`, this.changed);
     (this.addresses ?? []).forEach((address) => URL.revokeObjectURL(address));
     this.root.remove();
@@ -88,7 +88,7 @@ class Explorer {
       node("div", { class: "stal-panels" },
         node("section", {}, node("h4", { textContent: "Why?" }), node("div", { class: "stal-pair" }, ...this.large), this.facts, this.reason),
         node("section", {}, node("h4", { textContent: "The pool, as the network sees it" }), this.buildPlane(), this.legend),
-        node("section", {}, node("h4", { textContent: "Classes bought, relative to the pool" }), this.classes),
+        node("section", {}, node("h4", { textContent: "Classes queried, relative to the pool" }), this.classes),
         node("section", {}, node("h4", { textContent: "Images that two strategies have in common" }), this.overlap)));
     const mean = pool.shares[0].map((_, c) => pool.shares.reduce((sum, row) => sum + row[c], 0) / pool.ids.length);
     this.base = mean;
@@ -156,12 +156,12 @@ class Explorer {
     const ranked = pool.captions[strategy][0] !== "";
     const sorted = ranked ? order : [...this.query, ...order.filter((i) => !query.has(i))];
     sorted.forEach((i, k) => {
-      const { button, caption } = this.thumbs[i], bought = query.has(i);
+      const { button, caption } = this.thumbs[i], queried = query.has(i);
       button.style.order = k;
-      button.setAttribute("aria-pressed", bought);
+      button.setAttribute("aria-pressed", queried);
       const rank = ranked ? `${pool.captions[strategy][i]}` : place.has(i) ? `pick ${place.get(i)}` : "–";
       caption.textContent = `${rank} · ${pool.scores[i].toFixed(2)}`;
-      button.setAttribute("aria-label", `${pool.ids[i]}, ${pool.groups[i]}, ${bought ? "bought" : "not bought"}, ${rank}, entropy ${pool.scores[i].toFixed(2)}`);
+      button.setAttribute("aria-label", `${pool.ids[i]}, ${pool.groups[i]}, ${queried ? "queried" : "not queried"}, ${rank}, entropy ${pool.scores[i].toFixed(2)}`);
     });
     this.gallery.style.setProperty("--count", pool.ids.length);
     this.updatePlane(query);
@@ -173,9 +173,9 @@ class Explorer {
   updatePlane(query) {
     const { pool } = this, byClass = this.model.get("colour") === "class";
     this.marks.forEach((mark, i) => {
-      const bought = query.has(i);
-      mark.setAttribute("d", bought ? "M0-9L9 0L0 9L-9 0Z" : "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0");
-      mark.setAttribute("class", `${bought ? "stal-bought" : ""} ${pool.ids[i] === this.model.get("selected") ? "stal-selected" : ""}`);
+      const queried = query.has(i);
+      mark.setAttribute("d", queried ? "M0-9L9 0L0 9L-9 0Z" : "M-5 0a5 5 0 1 0 10 0a5 5 0 1 0-10 0");
+      mark.setAttribute("class", `${queried ? "stal-queried" : ""} ${pool.ids[i] === this.model.get("selected") ? "stal-selected" : ""}`);
       mark.style.fill = byClass ? pool.class_colours[pool.main[i]] : pool.group_colours[pool.groups[i]];
       mark.firstChild.textContent = `${pool.ids[i]}\n${pool.groups[i]}\nmostly ${pool.classes[pool.main[i]]}\nentropy ${pool.scores[i].toFixed(2)}`;
     });
@@ -185,7 +185,7 @@ class Explorer {
       const swatch = node("i");
       swatch.style.background = colour;
       return node("span", {}, swatch, name);
-    }), node("span", {}, "◆ bought"));
+    }), node("span", {}, "◆ queried"));
   }
 
   updateClasses() {
@@ -193,7 +193,7 @@ class Explorer {
     this.classes.replaceChildren(...this.order.map((c) => {
       const share = query.length ? query.reduce((sum, i) => sum + pool.shares[i][c], 0) / query.length : 0;
       const log = query.length ? Math.log2(Math.min(4, Math.max(0.25, share / this.base[c]))) : 0; // -2 to 2
-      const bar = node("i", { title: `${pool.classes[c]}: ${percent(share)} of the pixels bought, ${percent(this.base[c])} of the pool` });
+      const bar = node("i", { title: `${pool.classes[c]}: ${percent(share)} of the queried pixels, ${percent(this.base[c])} of the pool` });
       Object.assign(bar.style, { background: pool.class_colours[c], left: `${50 + 25 * Math.min(0, log)}%`, width: `${25 * Math.abs(log)}%` });
       const times = query.length ? `× ${(share / this.base[c]).toFixed(1)}` : "";
       return node("div", { class: "stal-row" }, node("span", { textContent: pool.classes[c] }), node("span", { class: "stal-track" }, bar), node("span", { textContent: times }));
@@ -229,8 +229,8 @@ class Explorer {
     this.large.forEach((element, sheet) => this.show(element, sheet, i));
     const most = pool.shares[i].map((share, c) => [share, c]).sort((a, b) => b[0] - a[0]).slice(0, 3);
     this.facts.textContent = `${id}, ${pool.groups[i]}, entropy ${pool.scores[i].toFixed(3)}: ${most.map(([s, c]) => `${pool.classes[c]} ${percent(s)}`).join(", ")}`;
-    const bought = this.query.includes(i);
-    this.reason.textContent = bought ? "Bought." : "Not bought.";
+    const queried = this.query.includes(i);
+    this.reason.textContent = queried ? "Queried." : "Not queried.";
     this.model.send({ type: "why", id, strategy, budget });
   }
 }

@@ -1,7 +1,7 @@
 // The page side of stal_nb.app.uncertainty_explorer.UncertaintyExplorer. Python computes maps; everything that follows the pointer happens here.
 //
 // Messages, page -> Python:  {type: "hello"}                                  answered by a "show" with everything
-// Messages, Python -> page:  {type: "show", key, parts: [names of buffers], image: {...}, opinion: {...}, map: {...}}, buffers
+// Messages, Python -> page:  {type: "show", key, parts: [names of buffers], image: {...}, inference: {...}, map: {...}}, buffers
 //                            {type: "error", message}
 // Buffers, row by row:       picture   JPEG                 truth    bytes, class ids, 255 = unknown
 //                            classes   bytes, 5 planes      shares   uint16, 5 planes, 65535 = 1
@@ -10,7 +10,7 @@
 
 const UNKNOWN = 255, NO_PART = 0xffffffff;
 const SHADE = [170, 170, 170], MISSED = [214, 39, 40], CAUGHT = [255, 160, 30];
-const ASKS = ["image", "network", "opinions", "measure", "passes", "rate", "radius", "of_class"]; // traits that need Python
+const ASKS = ["image", "network", "inference", "measure", "passes", "rate", "radius", "of_class"]; // traits that need Python
 const SHOWS = ["percent", "colours"]; // traits that need none
 const PATIENCE = 8000; // ms without an answer, after which the person is told
 
@@ -201,17 +201,17 @@ class View {
 
   controls() {
     const { model } = this.session, catalogue = model.get("catalogue");
-    const several = { one: "one pass", dropout: "dropout passes", committee: "committee" };
+    const several = { single: "single pass", dropout: "dropout passes", ensemble: "ensemble" };
     this.image = this.choice("Image", "image", model.get("ids").map((id, k) => [k, id]));
     this.network = this.choice("Network", "network", model.get("networks").map((name) => [name, name]), "Which round's network looks at the image");
-    this.opinions = this.choice("Opinions", "opinions", model.get("kinds").map((kind) => [kind, several[kind]]), "How often and by whom each pixel is judged");
+    this.inference = this.choice("Inference", "inference", model.get("kinds").map((kind) => [kind, several[kind]]), "How often and by whom each pixel is judged");
     this.measure = this.choice("Measure", "measure", catalogue.map(({ name, label }) => [name, label]));
     this.passes = this.slider("Passes", "passes", 2, 32, 1);
     this.rate = this.slider("Drop", "rate", 0.05, 0.7, 0.05, (v) => percentText(v));
     this.radius = this.slider("Radius", "radius", 1, 48, 1, (v) => `${v} px`);
     this.ofClass = this.choice("Class", "of_class", model.get("classes").map((name, k) => [k, name]));
     this.colours = this.choice("Colours", "colours", [["auto", "auto"], ["0-1", "0 to 1"], ["stretched", "stretched"]], "What the brightest colour stands for");
-    this.selects = [this.image, this.network, this.opinions, this.measure, this.ofClass, this.colours];
+    this.selects = [this.image, this.network, this.inference, this.measure, this.ofClass, this.colours];
     this.sliders = [this.passes, this.rate, this.radius];
     const step = (by, text, name) => {
       const button = make("button", { type: "button", textContent: text, title: name, aria: { label: name } });
@@ -219,7 +219,7 @@ class View {
       return button;
     };
     this.image.label.append(step(-1, "‹", "Previous image"), step(1, "›", "Next image"));
-    return make("div", { className: "stal-bar" }, ...[this.image, this.network, this.opinions, this.passes, this.rate, this.measure, this.radius, this.ofClass,
+    return make("div", { className: "stal-bar" }, ...[this.image, this.network, this.inference, this.passes, this.rate, this.measure, this.radius, this.ofClass,
       this.colours].map((c) => c.label));
   }
 
@@ -262,21 +262,21 @@ class View {
   // - keeping the page in step -
 
   update() {
-    const { session } = this, { model } = session, opinions = model.get("opinions"), measure = model.get("measure");
+    const { session } = this, { model } = session, inference = model.get("inference"), measure = model.get("measure");
     const now = model.get("catalogue").find((m) => m.name === measure);
     for (const { select, trait } of this.selects) select.value = String(model.get(trait));
     for (const { input, shown, trait, show } of this.sliders) {
       input.value = model.get(trait);
       shown.textContent = show(model.get(trait));
     }
-    for (const option of this.measure.select.options) option.disabled = opinions === "one" && model.get("catalogue").find((m) => m.name === option.value).several;
+    for (const option of this.measure.select.options) option.disabled = inference === "single" && model.get("catalogue").find((m) => m.name === option.value).several;
     this.measure.select.title = now?.text ?? "";
     const visible = (control, yes) => (control.label.hidden = !yes);
-    visible(this.passes, opinions === "dropout");
-    visible(this.rate, opinions === "dropout");
+    visible(this.passes, inference === "dropout");
+    visible(this.rate, inference === "dropout");
     visible(this.radius, now?.parameter === "radius");
     visible(this.ofClass, now?.parameter === "class");
-    this.network.select.disabled = opinions === "committee";
+    this.network.select.disabled = inference === "ensemble";
     this.root.classList.toggle("stal-pending", Boolean(session.pending));
     this.status.textContent = session.message;
     this.status.classList.toggle("stal-bad", Boolean(session.message) && !session.pending);
