@@ -3,7 +3,7 @@
 import plotly.graph_objects as go
 
 from stal_nb.app.drawing import LAYOUT
-from stal_nb.app.run_folder import duration
+from stal_nb.app.run_view import duration
 
 PART_COLOURS = {"weights": "#1f4e79", "gradients": "#2e75b6", "momentum": "#9dc3e6", "teacher": "#70ad47",
                 "memory bank": "#bf9000", "activations": "#c55a11"}

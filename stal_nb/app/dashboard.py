@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DashboardPanel', 'RunDashboard', 'curves_of', 'query_thumbnails']
 
-# %% ../../nbs/app/dashboard.ipynb #b764712f
+# %% ../../nbs/app/dashboard.ipynb #00bfa057
 import io
 import math
 import threading
@@ -23,31 +23,35 @@ import traitlets
 from matplotlib import pyplot as plt
 from PIL import Image
 
+from .annotator import Annotator
 from .dashboard_picture import dashboard_picture
 from .drawing import STATIC, TERM_COLOURS
-from .run_folder import RunFolder, read_json
+from .run_folder import RunFolder
+from .run_log import read_json
 from .run_process import pause, start
+from .run_view import view_of
 from ..models import predict_logits
 from ..run import Run
 from ..runtime.errors import ConfigError, StalError, StoreError
 from ..uncertainty import entropy
 
-# %% ../../nbs/app/dashboard.ipynb #0875c23e
+# %% ../../nbs/app/dashboard.ipynb #071a47e1
 class DashboardPanel(anywidget.AnyWidget):
-    "The page side: shows what `RunDashboard` hands over, and says which button was pressed."
+    "The page side: shows what `RunDashboard` hands over, and tells which button was pressed."
 
     _esm = STATIC / "dashboard.js"
     _css = STATIC / "dashboard.css"
-    view = traitlets.Dict(help="`RunFolder.view()`").tag(sync=True)
+    view = traitlets.Dict(help="of `view_of`").tag(sync=True)
     curves = traitlets.Dict(help="terms, loss, lanes: names and float32 tables row by row; stages").tag(sync=True)
     pictures = traitlets.Dict(help="images of the last query, and their maps, as JPEG").tag(sync=True)
     notice = traitlets.Unicode(help="what was just done, or went wrong").tag(sync=True)
 
-# %% ../../nbs/app/dashboard.ipynb #867a26fd
+# %% ../../nbs/app/dashboard.ipynb #3d9768d2
 class RunDashboard(ipywidgets.VBox):
     """A run, live: state, progress, losses, mIoU, classes, the last query; with buttons to start, pause and label.
 
-    Trains nothing itself: the run is a process of its own, and everything shown is read from the run's folder, so that this works for runs started anywhere.
+    Trains nothing itself: the run is a process of its own, and everything shown is read from the run's folder, so that
+    this works for runs started anywhere.
     Raises `StoreError` if the folder holds no run."""
 
     def __init__(
@@ -56,12 +60,14 @@ class RunDashboard(ipywidgets.VBox):
         reference: dict[str, float] | None = None,  # horizontal lines in the chart of the mIoU: name -> percent
         launcher: Sequence[str] = (),  # see `start`
         pictures: int = 4,  # images of the last query that are shown; 0 opens no data
-        maps: bool | None = None,  # their uncertainty, computed here on the CPU; None = if an image has at most half a million pixels
+        # their uncertainty, computed here on the CPU; None = if an image has at most half a million pixels
+        maps: bool | None = None,
         every: float = 1.0,  # seconds between two looks at the folder
     ):
         self._lock, self._watched, self._closed = threading.Lock(), threading.Event(), threading.Event()
         self.folder, self.panel = RunFolder(run.path if isinstance(run, Run) else Path(run)), None
-        self.reference, self.launcher, self.most, self.maps, self.every = dict(reference or {}), tuple(launcher), pictures, maps, every
+        self.reference, self.launcher = dict(reference or {}), tuple(launcher)
+        self.most, self.maps, self.every = pictures, maps, every
         self.folder.look()
         if self.folder.run is None:
             raise StoreError(self.folder.problem)
@@ -73,13 +79,13 @@ class RunDashboard(ipywidgets.VBox):
         self._watched.set()
         threading.Thread(target=self._poll, name=f"dashboard of {self.folder.path.name}", daemon=True).start()
 
-    # -- keeping up ------------------------------------------------------------------------------------------------------
+    # -- keeping up ----------------------------------------------------------------------------------------------------
 
     def refresh(self) -> dict:  # what is shown now
         "Look at the folder and hand the page what changed."
         with self._lock:
             self.folder.look()
-            view = self.folder.view(self.reference)
+            view = view_of(self.folder, self.reference)
             if view != self.panel.view:
                 self.panel.view = view
             if view["state"] != self._noticed and self.panel.notice:
@@ -115,7 +121,8 @@ class RunDashboard(ipywidgets.VBox):
             if self.maps or self.maps is None and math.prod(run.config.eval_size or (1, run.image_pixels)) <= 500_000:
                 self.panel.pictures = query_thumbnails(run, key, self.most)
         except Exception as error:  # data on another machine, a checkpoint that is being replaced: charts go on without
-            self.panel.pictures = {"items": [], **self.panel.pictures, "round": key, "problem": f"{type(error).__name__}: {error}"}
+            self.panel.pictures = {"items": [], **self.panel.pictures, "round": key,
+                                   "problem": f"{type(error).__name__}: {error}"}
 
     def close(self) -> None:
         "Stop looking. The run is not touched."
@@ -125,10 +132,10 @@ class RunDashboard(ipywidgets.VBox):
             self.panel.close()
         super().close()
 
-    # -- doing -----------------------------------------------------------------------------------------------------------
+    # -- doing ---------------------------------------------------------------------------------------------------------
 
     def receive(self, content: dict) -> None:
-        "What the page says: which views there are, and which button was pressed."
+        "What the page tells: which views there are, and which button was pressed."
         kind = content.get("type")
         if kind == "hello":
             self._views.add(content.get("view"))
@@ -146,22 +153,25 @@ class RunDashboard(ipywidgets.VBox):
     def start(self) -> None:
         "Start or resume the run as a process of its own. One that works already, or a complete run, is left alone."
         state = self.refresh()["state"]
-        why_not = {"running": "It runs already.", "starting": "It runs already.", "complete": "This run is complete."}.get(state, "")
+        why_not = {"running": "It runs already.", "starting": "It runs already.",
+                   "complete": "This run is complete."}.get(state, "")
         self._say(why_not)
         if not why_not:
             self.folder.since, self.folder.child = time.time(), start(self.folder.path, self.launcher)
             self.refresh()
 
     def pause(self) -> bool:  # False if no process works in the folder
-        "Ask the process to stop; the step at work is finished and saved. Raises `ConfigError` if it is one of another machine."
+        """Ask the process to stop; the step at work is finished and saved. Raises `ConfigError` if it is one of another
+        machine."""
         asked = pause(self.folder.path)
         self._say("Pausing: the step at work is finished and saved." if asked else "No process works in this folder.")
         return asked
 
     def annotate(self, **options: Any):  # the annotator
-        "Show the annotator with the images that the run waits for, below the dashboard. Raises `ConfigError` if it waits for nobody."
-        self._say("Loading the images and the network that asked for them …")
-        annotator = Run.open(self.folder.path).annotate(**options)
+        """Show the annotator with the images that the run waits for, below the dashboard. Raises `ConfigError` if it
+        waits for nobody."""
+        self._say("Loading the queried images and the network that queried them …")
+        annotator = Annotator.of_run(Run.open(self.folder.path), **options)
         self.children = [self.panel, annotator]
         self._say("When all are done, press Resume.")
         return annotator
@@ -173,7 +183,8 @@ class RunDashboard(ipywidgets.VBox):
         timeout: float = 86400.0,  # seconds
         say: Callable[[str], None] | None = print,  # is told what is finished; None = nobody
     ) -> str:  # state
-        """Wait until the run has got to a stage, is complete, stops, or asks for labels. Interrupting this stops the waiting and not the run.
+        """Wait until the run has got to a stage, is complete, stops, or asks for labels. Interrupting this stops the
+        waiting and not the run.
 
         Raises `StalError` with the last words of the process if it failed, `TimeoutError` when the time is over."""
         end = time.monotonic() + timeout
@@ -184,41 +195,47 @@ class RunDashboard(ipywidgets.VBox):
             view = self.refresh()
             for result in view["results"]:
                 if result["name"] not in self._told and say:
-                    say(f"{result['name']}: {result['labelled']} labelled images, {view['measure']} {result['miou']:.1f} %")
+                    say(f"{result['name']}: {result['labelled']} labelled images, "
+                        f"{view['measure']} {result['miou']:.1f} %")
                 self._told.add(result["name"])
             state, stage = view["state"], self.folder.stage
-            reached = until and (stage is None or order.index(stage) > order.index(until) or (stage == until and view["step"] >= step))
+            reached = until and (stage is None or order.index(stage) > order.index(until)
+                                 or (stage == until and view["step"] >= step))
             if state == "failed":
                 raise StalError(f"run {self.folder.path}: {view['message']}\n" + "\n".join(view["console"]))
             if reached or state not in ("starting", "running"):
                 return state
             time.sleep(min(0.2, self.every))
-        raise TimeoutError(f"run {self.folder.path}: still {view['state']} in stage {view['stage']!r} after {timeout:.0f} s")
+        raise TimeoutError(f"run {self.folder.path}: still {view['state']} in stage {view['stage']!r} "
+                           f"after {timeout:.0f} s")
 
     def picture(self) -> plt.Figure:
         "A still of the dashboard as it is now."
         self.refresh()
         return dashboard_picture(self.folder, self.reference, self.panel.pictures)
 
-# %% ../../nbs/app/dashboard.ipynb #214c3bf3
+# %% ../../nbs/app/dashboard.ipynb #0a0d04dc
 def curves_of(folder: RunFolder) -> dict:
     "The curves that a dashboard draws: float32, row by row, step first."
     terms = [term for term in TERM_COLOURS if any(term in curve.last for curve in folder.curves.values())]
     classes = folder.classes
     loss, lanes = folder.series(terms), folder.series([f"sampling/{name}" for name in classes], most=300)
     lanes = lanes[np.isfinite(lanes[:, 1:]).any(1)] if classes else lanes
-    return {"terms": terms, "colours": [TERM_COLOURS[term] for term in terms], "loss": loss.tobytes(), "lanes": lanes.tobytes(), "classes": classes,
-            "stages": [[name.partition(":")[0] if ":" in name else "source only", first, count] for name, first, count in folder.training if count]}
+    return {"terms": terms, "colours": [TERM_COLOURS[term] for term in terms], "loss": loss.tobytes(),
+            "lanes": lanes.tobytes(), "classes": classes,
+            "stages": [[name.partition(":")[0] if ":" in name else "source only", first, count]
+                       for name, first, count in folder.training if count]}
 
-
+# %% ../../nbs/app/dashboard.ipynb #b9b95b8f
 def _jpeg(picture: np.ndarray, width: int = 320) -> bytes:
     image = Image.fromarray(picture)
-    image = image.resize((width, max(1, round(width * image.height / image.width))), Image.Resampling.BOX if image.width > width else Image.Resampling.NEAREST)
+    image = image.resize((width, max(1, round(width * image.height / image.width))),
+                         Image.Resampling.BOX if image.width > width else Image.Resampling.NEAREST)
     file = io.BytesIO()
     image.save(file, "JPEG", quality=85)
     return file.getvalue()
 
-# %% ../../nbs/app/dashboard.ipynb #4635d901
+# %% ../../nbs/app/dashboard.ipynb #d484cb25
 @torch.inference_mode()
 def query_thumbnails(
     run: Run,
@@ -232,9 +249,11 @@ def query_thumbnails(
     model = run.model_after("source" if number == 0 else f"round {number - 1}") if maps and query["ids"] else None
     for id in query["ids"][:most]:
         image = run.image(where[id])
-        item = {"id": id, "entropy": query.get("entropy", {}).get(id), "image": _jpeg((image.movedim(0, -1).numpy() * 255).astype(np.uint8))}
+        item = {"id": id, "entropy": query.get("entropy", {}).get(id),
+                "image": _jpeg((image.movedim(0, -1).numpy() * 255).astype(np.uint8))}
         if model is not None:
-            unsure = entropy(predict_logits(model, image[None].to(run.device), run.config.eval_size).softmax(1))[0].float().cpu().numpy()
+            unsure = entropy(predict_logits(model, image[None].to(run.device),
+                                            run.config.eval_size).softmax(1))[0].float().cpu().numpy()
             item["map"] = _jpeg((plt.get_cmap("magma")(unsure)[..., :3] * 255).astype(np.uint8))
         items.append(item)
     return {"round": number, "items": items}

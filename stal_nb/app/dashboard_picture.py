@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['STATE_COLOURS', 'dashboard_picture', 'running_mean']
 
-# %% ../../nbs/app/dashboard_picture.ipynb #adbd01d0
+# %% ../../nbs/app/dashboard_picture.ipynb #a753b324
 import io
 from pathlib import Path
 
@@ -14,10 +14,12 @@ from matplotlib import pyplot as plt
 
 from .drawing import TERM_COLOURS
 from .run_folder import RunFolder
+from .run_view import view_of
 from ..run import Run
 
-# %% ../../nbs/app/dashboard_picture.ipynb #cfcdd27c
-STATE_COLOURS = {"running": "#1b7f3b", "starting": "#1b7f3b", "complete": "#175cd3", "awaiting labels": "#b54708", "failed": "#b42318", "silent": "#b54708"}
+# %% ../../nbs/app/dashboard_picture.ipynb #1c7132aa
+STATE_COLOURS = {"running": "#1b7f3b", "starting": "#1b7f3b", "complete": "#175cd3", "awaiting labels": "#b54708",
+                 "failed": "#b42318", "silent": "#b54708"}
 
 
 def dashboard_picture(
@@ -28,7 +30,7 @@ def dashboard_picture(
     "What the dashboard shows of a run, as a still picture."
     folder = run if isinstance(run, RunFolder) else RunFolder(run.path if isinstance(run, Run) else Path(run))
     folder.look()
-    view, items = folder.view(reference), (pictures or {}).get("items", [])
+    view, items = view_of(folder, reference), (pictures or {}).get("items", [])
     heights = (1.15, 3, 3.7, 2.3)[: 4 if view["query"] and items else 3]
     figure = plt.figure(figsize=(13, 1.13 * sum(heights)), dpi=80, layout="constrained")
     top, middle, bottom, *last = figure.subfigures(len(heights), 1, height_ratios=heights)
@@ -37,51 +39,62 @@ def dashboard_picture(
     _draw_head(top, view)
     axes = middle.subplots(1, 2)
     _draw_miou(axes[0], view)
-    _draw_curves(axes[1], folder, [term for term in TERM_COLOURS if any(term in c.last for c in folder.curves.values())], TERM_COLOURS, "Terms of the loss")
+    _draw_curves(axes[1], folder,
+                 [term for term in TERM_COLOURS if any(term in c.last for c in folder.curves.values())], TERM_COLOURS,
+                 "Terms of the loss")
     axes = bottom.subplots(1, 4, width_ratios=(1.15, 0.8, 0.8, 2.1))
     _draw_classes(axes[:3], view)
-    colours = dict(zip([f"sampling/{name}" for name in view["classes"]], view["colours"]))
+    colours = dict(zip([f"sampling/{name}" for name in view["classes"]], view["colours"], strict=True))
     _draw_curves(axes[3], folder, list(colours), colours, "Sampling probability of each class", smooth=False)
     plt.close(figure)
     return figure
 
-# %% ../../nbs/app/dashboard_picture.ipynb #d2724fa5
+# %% ../../nbs/app/dashboard_picture.ipynb #70705e31
 def _draw_head(figure, view: dict) -> None:
     colour = STATE_COLOURS.get(view["state"], "#475467")
     box = dict(facecolor=colour, edgecolor="none", boxstyle="round,pad=0.35")
     figure.text(0.016, 0.85, view["state"], color="white", fontsize=12, weight="bold", va="center", bbox=box)
     where = f"{view['stage']}: step {view['step']:,} of {view['steps']:,}" if view["steps"] else view["stage"]
     figure.text(0.18, 0.85, f"{view['name']}    {where}", fontsize=12, weight="bold", va="center")
-    figure.text(0.012, 0.55, "        ".join(f"{name}: {value}" for name, value in view["tiles"]), fontsize=10, va="center", color="#475467")
+    figure.text(0.012, 0.55, "        ".join(f"{name}: {value}" for name, value in view["tiles"]), fontsize=10,
+                va="center", color="#475467")
     axis = figure.add_axes((0.012, 0.0, 0.976, 0.4))
     axis.axis("off")
     axis.set(xlim=(0, len(view["stages"])), ylim=(0, 1))
     for k, stage in enumerate(view["stages"]):
         done, now = stage["is"] == "done", stage["is"] == "now"
         share = 1 if done else view["step"] / view["steps"] if now and view["steps"] else 0
-        axis.add_patch(plt.Rectangle((k + 0.03, 0.05), 0.94, 0.9, facecolor="#eef0f3", edgecolor=colour if now else "none", linewidth=1.5))
+        axis.add_patch(plt.Rectangle((k + 0.03, 0.05), 0.94, 0.9, facecolor="#eef0f3",
+                                     edgecolor=colour if now else "none", linewidth=1.5))
         axis.add_patch(plt.Rectangle((k + 0.03, 0.05), 0.94 * share, 0.9, facecolor="#b7dfc3" if done else "#cfe0fb"))
-        axis.text(k + 0.5, 0.5, f"{stage['group'] + ': ' if stage['group'] else ''}{stage['text']}", ha="center", va="center", fontsize=9)
+        axis.text(k + 0.5, 0.5, f"{stage['group'] + ': ' if stage['group'] else ''}{stage['text']}", ha="center",
+                  va="center", fontsize=9)
 
-# %% ../../nbs/app/dashboard_picture.ipynb #36736698
+# %% ../../nbs/app/dashboard_picture.ipynb #0794933e
 def _draw_miou(axis, view: dict) -> None:
     found = view["results"]
-    for (name, points), colour in zip(view["figures"].items(), ("#7a5195", "#bc5090")):
-        axis.plot(*zip(*points), marker="D", linestyle="--", color=colour, markersize=5, linewidth=1, markerfacecolor="white",
+    for (name, points), colour in zip(view["figures"].items(), ("#7a5195", "#bc5090"), strict=False):
+        axis.plot(*zip(*points, strict=True), marker="D", linestyle="--", color=colour, markersize=5, linewidth=1,
+                  markerfacecolor="white",
                   label=f"{name} (ResNet-101, all data)")
-    axis.plot([r["labelled"] for r in found], [r["miou"] for r in found], marker="o", color="#c0392b", linewidth=2.5, markersize=7, label="this run")
+    axis.plot([r["labelled"] for r in found], [r["miou"] for r in found], marker="o", color="#c0392b", linewidth=2.5,
+              markersize=7, label="this run")
     for r in found:
-        axis.annotate(f"{r['miou']:.1f}", (r["labelled"], r["miou"]), textcoords="offset points", xytext=(0, -17 if view["figures"] else 8),
+        axis.annotate(f"{r['miou']:.1f}", (r["labelled"], r["miou"]), textcoords="offset points",
+                      xytext=(0, -17 if view["figures"] else 8),
                       ha="center", fontsize=10, weight="bold")
     for name, value in view["lines"].items():
         axis.axhline(value, color="#777", linestyle="--", linewidth=1)
-        axis.text(0.3, value, f"{name} {value:.1f}", transform=axis.get_yaxis_transform(), ha="center", va="bottom", fontsize=9, color="#555")
-    axis.set_title(f"{view['measure']} by labels bought", fontsize=11, loc="left")
+        axis.text(0.3, value, f"{name} {value:.1f}", transform=axis.get_yaxis_transform(), ha="center", va="bottom",
+                  fontsize=9, color="#555")
+    axis.set_title(f"{view['measure']} by acquired labels", fontsize=11, loc="left")
     axis.set(xlabel="labelled target images", ylabel="mIoU (%)")
-    known = [r["miou"] for r in found] + list(view["lines"].values()) + [y for points in view["figures"].values() for _, y in points]
+    known = [r["miou"] for r in found] + list(view["lines"].values())
+    known += [y for points in view["figures"].values() for _, y in points]
     reach = max([1, *(r["labelled"] for r in found), *(x for points in view["figures"].values() for x, _ in points)])
     spare = 0.2 * max(4, max(known, default=1) - min(known, default=0))
-    axis.set(xlim=(-0.05 * reach, 1.07 * reach), ylim=(max(0, min(known, default=0) - spare), min(100, max(known, default=1) + spare)))
+    axis.set(xlim=(-0.05 * reach, 1.07 * reach),
+             ylim=(max(0, min(known, default=0) - spare), min(100, max(known, default=1) + spare)))
     axis.locator_params(axis="x", integer=True)
     axis.spines[["top", "right"]].set_visible(False)
     if found or view["figures"]:
@@ -89,7 +102,7 @@ def _draw_miou(axis, view: dict) -> None:
     else:
         axis.text(0.5, 0.5, "nothing measured yet", transform=axis.transAxes, ha="center", color="#777")
 
-# %% ../../nbs/app/dashboard_picture.ipynb #4b235a13
+# %% ../../nbs/app/dashboard_picture.ipynb #ae785116
 def _draw_query(figure, query: dict, items: list[dict]) -> None:
     axes = figure.subplots(2, 1 + len(items), width_ratios=(1.5, *[1] * len(items)))
     grid = axes[0, 0].get_gridspec()
@@ -98,21 +111,24 @@ def _draw_query(figure, query: dict, items: list[dict]) -> None:
     axis = figure.add_subplot(grid[:, 0])
     if query["pool"]:
         edges = np.linspace(*query["edges"], len(query["left"]) + 1)
-        axis.bar(edges[:-1], query["left"], np.diff(edges), align="edge", color="#9aa5b1", label="not asked for")
-        axis.bar(edges[:-1], query["chosen"], np.diff(edges), bottom=query["left"], align="edge", color="#c0392b", label="asked for")
+        axis.bar(edges[:-1], query["left"], np.diff(edges), align="edge", color="#9aa5b1", label="not queried")
+        axis.bar(edges[:-1], query["chosen"], np.diff(edges), bottom=query["left"], align="edge", color="#c0392b",
+                 label="queried")
         axis.legend(fontsize=8, frameon=False)
     of_all = f" of {query['pool']:,}" if query["pool"] else ""
-    axis.set_title(f"Round {query['round']} asked for {query['asked']:,}{of_all} images by '{query['strategy']}'", fontsize=10)
+    axis.set_title(f"Round {query['round']} queried {query['asked']:,}{of_all} images by '{query['strategy']}'",
+                   fontsize=10)
     axis.set(xlabel="mean entropy of an image", ylabel="images")
     axis.spines[["top", "right"]].set_visible(False)
-    for column, item in zip(axes[:, 1:].T, items):
-        for axis, name in zip(column, ("image", "map")):
+    for column, item in zip(axes[:, 1:].T, items, strict=True):
+        for axis, name in zip(column, ("image", "map"), strict=True):
             axis.axis("off")
             if name in item:
                 axis.imshow(plt.imread(io.BytesIO(item[name]), format="jpeg"))
-        column[0].set_title(item["id"] if item["entropy"] is None else f"{item['id']}: {item['entropy']:.2f}", fontsize=8)
+        column[0].set_title(item["id"] if item["entropy"] is None else f"{item['id']}: {item['entropy']:.2f}",
+                            fontsize=8)
 
-
+# %% ../../nbs/app/dashboard_picture.ipynb #25463a36
 def running_mean(
     values: np.ndarray,  # (N,) in order; nan is left out
     window: int,  # how many of the newest values count
@@ -123,37 +139,45 @@ def running_mean(
     sums[window:], counts[window:] = sums[window:] - sums[:-window], counts[window:] - counts[:-window]
     return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)
 
-# %% ../../nbs/app/dashboard_picture.ipynb #1da1d71e
-def _draw_curves(axis, folder: RunFolder, keys: list[str], colours: dict[str, str], title: str, smooth: bool = True) -> None:
+# %% ../../nbs/app/dashboard_picture.ipynb #95a7fcf4
+def _draw_curves(axis, folder: RunFolder, keys: list[str], colours: dict[str, str], title: str,
+                 smooth: bool = True) -> None:
     table, high = folder.series(keys), 0.0
     for k, key in enumerate(keys, 1):
-        rgb = plt.matplotlib.colors.to_rgb(colours[key] if not colours[key].startswith("rgb") else tuple(int(v) / 255 for v in colours[key][4:-1].split(",")))
+        rgb = plt.matplotlib.colors.to_rgb(colours[key] if not colours[key].startswith("rgb")
+                                           else tuple(int(v) / 255 for v in colours[key][4:-1].split(",")))
         for _, first, count in folder.training:
             part = table[(table[:, 0] > first) & (table[:, 0] <= first + count)]
             if len(part) and np.isfinite(part[:, k]).any():
                 if smooth:
                     axis.plot(part[:, 0], part[:, k], color=rgb, alpha=0.25, linewidth=0.8)
-                axis.plot(part[:, 0], running_mean(part[:, k], 9) if smooth else part[:, k], color=rgb, linewidth=1.8 if smooth else 1.1,
+                axis.plot(part[:, 0], running_mean(part[:, k], 9) if smooth else part[:, k], color=rgb,
+                          linewidth=1.8 if smooth else 1.1,
                           label=key if key not in axis.get_legend_handles_labels()[1] else None)
                 high = max(high, float(np.nanquantile(part[:, k], 0.98)))
-    begun = [(name.partition(":")[0], first) for name, first, count in folder.training if name in folder.curves and count]
+    begun = [(name.partition(":")[0], first) for name, first, count in folder.training if name in folder.curves
+             and count]
     end = float(table[-1, 0]) if len(table) else 1.0
-    for (name, first), (_, following) in zip(begun, [*begun[1:], ("", end)]):
+    for (name, first), (_, following) in zip(begun, [*begun[1:], ("", end)], strict=False):
         axis.axvline(first, color="#aaa", linestyle=":", linewidth=1)
         if following - first > 0.12 * (end - begun[0][1]):  # else there is no room
-            axis.text(first, 1, f" {'source only' if name == 'source' else name}", transform=axis.get_xaxis_transform(), fontsize=8, va="top", color="#777")
+            axis.text(first, 1, f" {'source only' if name == 'source' else name}", transform=axis.get_xaxis_transform(),
+                      fontsize=8, va="top", color="#777")
     axis.set_title(title, fontsize=11, loc="left")
     axis.set(xlabel="training step", ylim=(0, 1.15 * high if high else 1))
     axis.spines[["top", "right"]].set_visible(False)
     if smooth and keys:
         axis.legend(fontsize=8, frameon=False, ncols=len(keys), loc="upper right", bbox_to_anchor=(1, 1.12))
 
-# %% ../../nbs/app/dashboard_picture.ipynb #6c1e11d9
+# %% ../../nbs/app/dashboard_picture.ipynb #25e85e7a
 def _draw_classes(axes, view: dict) -> None:
-    names, colours = view["classes"], [tuple(int(v) / 255 for v in c[4:-1].split(",")) if c.startswith("rgb") else c for c in view["colours"]]
+    names, colours = view["classes"], [tuple(int(v) / 255 for v in c[4:-1].split(",")) if c.startswith("rgb") else c
+                                       for c in view["colours"]]
     rows = np.arange(len(names))
     before, after = (view["results"][k]["iou"] if view["results"] else [] for k in (0, -1))
-    known = lambda values: np.array([0.0 if v is None else v for v in values])  # noqa: E731
+    def known(values):
+        return np.array([0.0 if v is None else v for v in values])
+
     if len(after) == len(names):
         axes[0].barh(rows, known(after), color=colours, edgecolor="#666", linewidth=0.4)
         axes[0].plot(known(before), rows, "|", color="black", markersize=7, markeredgewidth=1.6)
@@ -161,7 +185,8 @@ def _draw_classes(axes, view: dict) -> None:
     axes[1].barh(rows, 100 * known(view["sampling"]), color=colours, edgecolor="#666", linewidth=0.4)
     axes[1].set_title("sampled (%)", fontsize=10)
     axes[2].barh(rows, [1] * len(rows), color="#eef0f3")
-    axes[2].barh(rows, known(view["bank"]) / np.maximum(1, known(view["capacity"])), color=colours, edgecolor="#666", linewidth=0.4)
+    axes[2].barh(rows, known(view["bank"]) / np.maximum(1, known(view["capacity"])), color=colours, edgecolor="#666",
+                 linewidth=0.4)
     axes[2].set_title("bank filled", fontsize=10)
     axes[2].set(xlim=(0, 1), xticks=(0, 1), xticklabels=("0", f"{max(view['capacity'], default=0):,}"))
     for axis in axes:

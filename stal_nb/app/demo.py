@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEMO_RECIPE', 'cache_folder', 'demo_model', 'recipe_key', 'build_demo_model', 'train_demo_model']
 
-# %% ../../nbs/app/demo.ipynb #db805570
+# %% ../../nbs/app/demo.ipynb #f336511e
 import hashlib
 import json
 import os
@@ -25,26 +25,28 @@ from ..runtime.devices import flush_denormals
 from ..runtime.files import atomic_write_bytes
 from ..scenes import SceneDataset
 
-# %% ../../nbs/app/demo.ipynb #248367da
+# %% ../../nbs/app/demo.ipynb #9a4b54f2
 DEMO_RECIPE = dict(backbone="tf_efficientnet_lite0", embedding_dim=64, aspp_channels=64,
                    size=(128, 256), steps=120, batch=6, lr=0.01, seed=0)
 
 
 def cache_folder() -> Path:
     "Where trained demo models are kept: `$STAL_NB_CACHE`, else `stal_nb` in the user's cache folder."
-    base = os.environ.get("STAL_NB_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stal_nb"
-    return Path(base)
+    of_user = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(os.environ.get("STAL_NB_CACHE") or of_user / "stal_nb")
 
-
+# %% ../../nbs/app/demo.ipynb #da43f512
 @lru_cache(maxsize=2)
 def demo_model(
     domain: str = "sim",  # scenes it is trained on
 ) -> DeepLabV3Plus:  # in evaluation mode, on the CPU, 19 classes
-    "A small network trained on scenes for about a minute on two cores, once a machine; later calls load it from the cache."
+    """A small network trained on scenes for about a minute on two cores, once a machine; later calls load it from the
+    cache."""
     recipe = {**DEMO_RECIPE, "domain": domain}
     file = cache_folder() / f"demo-{domain}-{recipe_key(recipe)}.safetensors"
     file.parent.mkdir(parents=True, exist_ok=True)
-    with (FileLock(f"{file}.lock"), torch.random.fork_rng(devices=[]),  # several notebooks may want it; the caller's random numbers stay
+    # several notebooks may want it; the caller's random numbers stay
+    with (FileLock(f"{file}.lock"), torch.random.fork_rng(devices=[]),
           torch.inference_mode(False), torch.enable_grad()):  # and so does the caller's `no_grad`
         if file.exists():
             try:
@@ -59,7 +61,7 @@ def demo_model(
         atomic_write_bytes(file, save({k: v.contiguous() for k, v in model.state_dict().items()}))
     return model.eval()
 
-# %% ../../nbs/app/demo.ipynb #986e497c
+# %% ../../nbs/app/demo.ipynb #79d7c19c
 def recipe_key(recipe: dict) -> str:
     "Twelve letters that change with the recipe, and with what the scenes show."
     scene = SceneDataset(recipe["domain"], 1, size=recipe["size"], seed=recipe["seed"])[0]
@@ -72,7 +74,7 @@ def build_demo_model(recipe: dict, weights: str | None) -> DeepLabV3Plus:
     return DeepLabV3Plus(recipe["backbone"], CITYSCAPES.num_classes, embedding_dim=recipe["embedding_dim"],
                          aspp_channels=recipe["aspp_channels"], weights=weights)
 
-
+# %% ../../nbs/app/demo.ipynb #2f89555c
 @flush_denormals()
 def train_demo_model(model: DeepLabV3Plus, recipe: dict) -> None:
     "Plain supervised training: what `Trainer` does, without any term of the method."
@@ -86,7 +88,7 @@ def train_demo_model(model: DeepLabV3Plus, recipe: dict) -> None:
         for step in range(recipe["steps"]):
             samples = [scenes[step * recipe["batch"] + k] for k in range(recipe["batch"])]
             views = [weak_augment(s.image, s.labels, recipe["size"], generator, scale=(0.75, 1.5)) for s in samples]
-            images, labels = (torch.stack(t) for t in zip(*views))
+            images, labels = (torch.stack(t) for t in zip(*views, strict=True))
             output = model(images)
             supervised_loss(output.logits, labels, aux_logits=output.aux_logits, ohem=False).backward()
             optimizer.step()

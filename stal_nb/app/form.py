@@ -5,17 +5,24 @@
 # %% auto #0
 __all__ = ['RunForm']
 
-# %% ../../nbs/app/form.ipynb #823665d8
+# %% ../../nbs/app/form.ipynb #d02d3207
 import html
 from pathlib import Path
 
-from ..run import Run
+import ipywidgets as w
 
-# %% ../../nbs/app/form.ipynb #a10be10b
+from .dashboard import RunDashboard
+from ..config import PRESETS, Config
+from ..run import Run
+from ..runtime.errors import StalError
+from ..selection import STRATEGIES
+
+# %% ../../nbs/app/form.ipynb #0c90437e
 class RunForm:
     """Widgets for preset, data, folder, strategy and seed; `.create()` makes the run or opens the one that is there.
 
-    The button does the same and shows the run's dashboard below. Presets are read when the form is made: one added to `PRESETS` is offered too."""
+    The button does the same and shows the run's dashboard below. Presets are read when the form is made: one added to
+    `PRESETS` is offered too."""
 
     def __init__(
         self,
@@ -24,11 +31,6 @@ class RunForm:
         folder: str = "runs/demo",  # of the run
         source_root: str = "",  # folder of the source data
     ):
-        import ipywidgets as w
-
-        from stal_nb.config import PRESETS
-        from stal_nb.selection import STRATEGIES
-
         wide = dict(layout=w.Layout(width="560px"), style={"description_width": "120px"})
         self.preset = w.Dropdown(options=list(PRESETS), value=preset, description="preset", **wide)
         self.root = w.Text(root, description="target folder", continuous_update=False, **wide)
@@ -36,7 +38,7 @@ class RunForm:
         self.folder = w.Text(folder, description="run folder", continuous_update=False, **wide)
         self.strategy = w.Dropdown(options=list(STRATEGIES), value="entropy", description="strategy", **wide)
         self.seed = w.IntText(0, description="seed", **wide)
-        self.person = w.Checkbox(False, description="a person labels the images that are asked for", indent=True, **wide)
+        self.person = w.Checkbox(False, description="a person labels the queried images", indent=True, **wide)
         self.message = w.HTML()
         self.button = w.Button(description="Create and show", button_style="primary")
         self.button.on_click(lambda _: self.show())
@@ -49,24 +51,22 @@ class RunForm:
 
     def needs(self) -> dict[str, bool]:
         "Which folders the preset reads."
-        from stal_nb.config import PRESETS
-
         values = PRESETS[self.preset.value]
-        return {"data_root": values.get("data", "scenes") != "scenes", "source_root": values.get("source", "scenes") != "scenes"}
+        return {"data_root": values.get("data", "scenes") != "scenes",
+                "source_root": values.get("source", "scenes") != "scenes"}
 
     def config(self):
-        "The configuration that the form describes, with whole paths, so that the run can be resumed from anywhere. Raises `ConfigError`."
-        from stal_nb.config import PRESETS, Config
-
+        """The configuration that the form describes, with whole paths, so that the run can be resumed from anywhere.
+        Raises `ConfigError`."""
         typed = {"data_root": self.root.value.strip(), "source_root": self.source_root.value.strip()}
-        roots = {name: str(Path(typed[name]).expanduser().resolve()) if typed[name] else "" for name, needed in self.needs().items() if needed}
+        roots = {name: str(Path(typed[name]).expanduser().resolve()) if typed[name] else ""
+                 for name, needed in self.needs().items() if needed}
         person = self.person.value or PRESETS[self.preset.value].get("annotator") == "person"
-        return Config.preset(self.preset.value, strategy=self.strategy.value, seed=self.seed.value, annotator="person" if person else "oracle", **roots)
+        return Config.preset(self.preset.value, strategy=self.strategy.value, seed=self.seed.value,
+                             annotator="person" if person else "oracle", **roots)
 
     def check(self, _=None) -> None:
         "Say what the run will do, or why it cannot be."
-        from stal_nb.runtime.errors import StalError
-
         for name, needed in self.needs().items():
             field = self.root if name == "data_root" else self.source_root
             field.disabled = not needed
@@ -75,10 +75,12 @@ class RunForm:
             run = Run(Path(self.folder.value), self.config())
             data, config = run.data, run.config
             steps = [f"{config.source_steps:,}", *(f"{n:,}" for n in config.round_steps)]
-            length = f"{' + '.join(steps)} steps" if config.round_steps else f"{' + '.join(f'{e:g}' for e in config.round_epochs)} epochs"
+            epochs = [f"{count:g}" for count in config.round_epochs]
+            length = f"{' + '.join(steps)} steps" if config.round_steps else f"{' + '.join(epochs)} epochs"
             val = 0 if data.val is None else len(data.val)
-            self.message.value = (f"{len(data.source):,} source, {len(data.target):,} target and {val:,} validation images; {length}; "
-                                  f"{' then '.join(f'{b:,}' for b in run.budgets)} {config.budget_unit} labelled in all")
+            budgets = " then ".join(f"{budget:,}" for budget in run.budgets)
+            self.message.value = (f"{len(data.source):,} source, {len(data.target):,} target and {val:,} validation "
+                                  f"images; {length}; {budgets} {config.budget_unit} labelled in all")
         except (StalError, OSError) as error:
             self.message.value = f"<span style='color:#b00020'>{html.escape(str(error))}</span>"
         self.button.disabled = "<span" in self.message.value
@@ -89,9 +91,6 @@ class RunForm:
 
     def show(self) -> None:
         "Create the run, and show its dashboard below the form."
-        from stal_nb.app.dashboard import RunDashboard
-        from stal_nb.runtime.errors import StalError
-
         for old in self.dashboard.children:
             old.close()
         try:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LAUNCH', 'start', 'pause']
 
-# %% ../../nbs/app/run_process.ipynb #4f022dbe
+# %% ../../nbs/app/run_process.ipynb #596ad460
 import os
 import shutil
 import signal
@@ -20,47 +20,57 @@ import stal_nb
 from .run_folder import RunFolder, Status
 from ..runtime.errors import ConfigError, StoreError
 
-# %% ../../nbs/app/run_process.ipynb #43e8e72f
+# %% ../../nbs/app/run_process.ipynb #1467f2e2
 # Kernels ignore SIGINT between cells, and a child inherits that.
 LAUNCH = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execvp(sys.argv[1], sys.argv[1:])"
 
 
 def start(
     path: str | Path,  # a run's folder, with its config.json
-    launcher: Sequence[str] = (),  # what stands before `-m stal_nb resume`; () = this Python, ("accelerate", "launch", "--multi_gpu") = all GPUs here
+    # what stands before `-m stal_nb resume`; () = this Python, ("accelerate", "launch", "--multi_gpu") = all GPUs here
+    launcher: Sequence[str] = (),
 ) -> subprocess.Popen:  # it goes on when this process ends
     """Start or resume a run as a process of its own; its words go to `console.log` in the folder.
 
-    Raises `StoreError` if there is no run, `ConfigError` if a process works in it already or the launcher does not exist."""
+    Raises `StoreError` if there is no run, `ConfigError` if a process works in it already or the launcher does not
+    exist."""
     folder = RunFolder(Path(path))
     folder.look()
     if folder.run is None:
         raise StoreError(folder.problem)
     if folder.status.alive:
-        raise ConfigError(f"run {path}: found process {folder.status.pid} of {folder.status.host or 'this machine'} at work, expected none; pause it first")
+        raise ConfigError(f"run {path}: found process {folder.status.pid} of "
+                          f"{folder.status.host or 'this machine'} at work, expected none; pause it first")
     program, *options = launcher or (sys.executable,)
-    found = shutil.which(program) or shutil.which(program, path=Path(sys.executable).parent)  # a kernel's PATH may lack its own environment
+    # a kernel's PATH may lack its own environment
+    found = shutil.which(program) or shutil.which(program, path=Path(sys.executable).parent)
     if found is None:
         raise ConfigError(f"launcher: found {program!r}, expected a program that can be run")
-    command = [sys.executable, "-I", "-S", "-c", LAUNCH, found, *options, "-m", "stal_nb", "resume", str(Path(path).resolve()), "--no-bar"]
+    command = [sys.executable, "-I", "-S", "-c", LAUNCH, found, *options, "-m", "stal_nb", "resume",
+               str(Path(path).resolve()), "--no-bar"]
     root = str(Path(stal_nb.__file__).resolve().parent.parent)  # the same stal_nb there as here
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])), "PYTHONUNBUFFERED": "1"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
+                   "PYTHONUNBUFFERED": "1"}
     with (Path(path) / "console.log").open("ab") as console:
-        console.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} on {socket.gethostname()}: {' '.join(command[5:])}\n".encode())
+        console.write(
+            f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} on {socket.gethostname()}: {' '.join(command[5:])}\n".encode()
+        )
         console.flush()
-        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT, env=environment, start_new_session=True)
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=subprocess.STDOUT,
+                                env=environment, start_new_session=True)
 
-# %% ../../nbs/app/run_process.ipynb #362807d2
+# %% ../../nbs/app/run_process.ipynb #de10ea2a
 def pause(
     path: str | Path,  # a run's folder
 ) -> bool:  # whether a process was asked; False if none works in the folder
-    "Ask the process of a run to stop: the step at work is finished and saved. Raises `ConfigError` if it is one of another machine."
+    """Ask the process of a run to stop: the step at work is finished and saved. Raises `ConfigError` if it is one of
+    another machine."""
     status = Status.read(Path(path) / "status.json")
     if not status.alive:
         return False
     if not status.here:
-        raise ConfigError(f"run {path}: found process {status.pid} at work on {status.host}, expected one of this machine ({socket.gethostname()}); "
-                          "send it SIGINT there")
+        raise ConfigError(f"run {path}: found process {status.pid} at work on {status.host}, expected one of this "
+                          f"machine ({socket.gethostname()}); send it SIGINT there")
     try:
         os.kill(status.pid, signal.SIGINT)
     except OSError:

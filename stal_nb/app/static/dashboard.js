@@ -1,6 +1,6 @@
 // The page side of stal_nb.app.dashboard.RunDashboard: draws what Python read in the folder of a run, and tells which button was pressed.
 //
-// Traits, all from Python:  view      what `RunFolder.view()` gives: state, stages, numbers, results, query, words
+// Traits, all from Python:  view      what `view_of` gives: state, stages, numbers, results, query, words
 //                           curves    {terms, colours, loss, lanes, classes, stages}; loss and lanes are float32 tables, row by row, step first, NaN = not logged
 //                           pictures  {round, items: [{id, entropy, image, map}], problem}; JPEG
 //                           notice    what was just done, or went wrong
@@ -287,7 +287,7 @@ class View {
     this.ids = part("stal-ids");
     this.waitingFor = make("h4");
     this.awaiting = make("section", { hidden: true }, this.waitingFor, this.ids, this.label,
-      make("span", { className: "stal-read", textContent: "  or in a cell of your own: run.annotate()" }));
+      make("span", { className: "stal-read", textContent: "  or in a cell of your own: Annotator.of_run(run)" }));
     this.pre = make("pre");
     this.console = make("section", { hidden: true }, make("h4", { textContent: "Last words of the process (console.log)" }), this.pre);
     this.root = make("div", { className: "stal-dash", aria: { role: "region", label: "Dashboard of a run" } },
