@@ -1,5 +1,6 @@
 """The rooms of the library: their order is the reading order and the order of imports; none is too large."""
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -67,6 +68,27 @@ def test_no_room_is_too_large(name):
     for node in ast.parse(file.read_text()).body:
         if isinstance(node, ast.ClassDef):
             assert node.end_lineno - node.lineno < KNOWN.get(node.name, LARGEST["class"]), node.name
+
+
+def exported_cells(notebook):
+    sources = ("".join(c["source"]) for c in json.loads(notebook.read_text(encoding="utf-8"))["cells"])
+    return [source for source in sources if source.startswith("#| export")]
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "nbs" / "app").glob("*.ipynb")), ids=lambda file: file.stem)
+def test_cells_of_app_are_small(notebook):
+    "A cell above 40 lines holds one definition, which the reader meets as one thing; no line is wider than a page."
+    for source in exported_cells(notebook):
+        definitions = [node for node in ast.parse(source).body if not isinstance(node, (ast.Import, ast.ImportFrom))]
+        assert source.count("\n") < 40 or len(definitions) <= 1, source[:200]
+        assert all(len(line) <= 120 for line in source.split("\n")), source[:200]
+
+
+def test_app_and_figures_pass_the_stricter_checks():
+    "Lines of 120 characters, sorted imports, and the rules B, UP and SIM of ruff."
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--select", "E,F,W,I,B,UP,SIM", "--line-length", "120"]
+    done = subprocess.run([*command, "nbs/app", "nbs/figures"], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stdout
 
 
 def test_the_names_people_come_for_are_offered_and_imported_when_asked_for():
