@@ -208,7 +208,8 @@ def with_and_without_early_features(
     model: DeepLabV3Plus,
     images: Tensor,  # (B,3,H,W)
 ) -> dict[str, Tensor]:  # (B,C,H,W) each
-    """Three predictions: of the auxiliary head, which sees stride 16 only; of the decoder without early features; of the
+    """Three predictions: of the auxiliary head, which sees stride 16 only; of the decoder without early features; of
+    the
     whole network."""
     features = model.backbone((images - model.mean) / model.std)
     result = {"stride 16 alone (auxiliary head)": resize(model.auxiliary(features.mid), images.shape[-2:])}
@@ -333,7 +334,8 @@ def demo_v2(
 @torch.no_grad()
 def parallel_figure(v2: DeepLabV2, v3: DeepLabV3Plus, samples: Sequence[Sample],
                     label_space: LabelSpace = CITYSCAPES) -> plt.Figure:
-    """What each classifier of a v2 network predicts alone, their sum, and the prediction of v3+; mIoU over all scenes, pictures of
+    """What each classifier of a v2 network predicts alone, their sum, and the prediction of v3+; mIoU over all scenes,
+    pictures of
     the first."""
     images, labels = torch.stack([s.image for s in samples]), torch.stack([s.labels for s in samples])
     high = v2.backbone((images - v2.mean) / v2.std).high

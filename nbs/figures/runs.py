@@ -35,7 +35,8 @@ RUN_COLOURS = {"entropy": "#c0392b", "random": "#2471a3", "quota": "#e08214"}  #
 
 KIND_NAMES = {"quota": "entropy with each group's share", "oracle": "all labels"}
 
-BOUNDS = {"source": "sim alone", "oracle": "all labels"}  # runs of the same number of steps that acquire none, or have all
+# runs of the same number of steps that acquire none, or have all
+BOUNDS = {"source": "sim alone", "oracle": "all labels"}
 
 
 def _points(measured: dict, kind: str) -> dict[int, list[float]]:

@@ -219,7 +219,8 @@ def class_figure(
     for y, c in enumerate(order):
         axis.axhline(y, color="#e8e8e8", linewidth=0.8, zorder=0)
         axis.scatter([0.168], [y], marker="s", s=42, color=np.array(CITYSCAPES.palette[c]) / 255, clip_on=False)
-    axis.set_title("share of the acquired pixels, relative to the pool (share of the pool beside the name)", fontsize=10)
+    axis.set_title("share of the acquired pixels, relative to the pool (share of the pool beside the name)",
+                   fontsize=10)
     figure.legend(fontsize=8, frameon=False, loc="outside right center")
     axis.spines[:].set_visible(False)
     axis.tick_params(length=0)

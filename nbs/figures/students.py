@@ -26,7 +26,8 @@ from stal_nb.uncertainty import entropy
 
 @torch.no_grad()
 def decoder_features(images: Tensor) -> tuple[Tensor, Tensor]:
-    """What the demo model's last layer receives (N, P, 64) and returns (N, P, 19), at a quarter of the resolution; P pixels an
+    """What the demo model's last layer receives (N, P, 64) and returns (N, P, 19), at a quarter of the resolution; P
+    pixels an
     image."""
     model, seen = demo_model(), []
     hook = model.classifier.register_forward_hook(lambda layer, inputs, output: seen.append((inputs[0], output)))
@@ -148,7 +149,8 @@ def students_figure(students: pd.DataFrame) -> plt.Figure:
 
 @lru_cache(maxsize=4)
 def label_ends(draws: int = 8, acquired: int = 4, pool_size: int = 24) -> pd.DataFrame:
-    """Whole images acquired from either end of the entropy ranking, or at random, of a pool drawn anew each time: gain in
+    """Whole images acquired from either end of the entropy ranking, or at random, of a pool drawn anew each time: gain
+    in
     right pixels."""
     real, test, rows = pixels_of("real", 32, 5), pixels_of("real", 16, 77), []
     score = real.unsure.mean(1)

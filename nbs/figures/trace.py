@@ -55,7 +55,8 @@ class TracingMemoryBank(ClassMemoryBank):
 
     def push(self, embeddings: Tensor, classes: Tensor, valid: Tensor | None = None, gather: bool = False) -> None:
         super().push(embeddings, classes, valid, gather)
-        known = F.normalize(torch.cat(self.teacher_embeddings).movedim(1, -1).flatten(0, 2).float(), dim=1)  # (V h w, D)
+        # (V h w, D)
+        known = F.normalize(torch.cat(self.teacher_embeddings).movedim(1, -1).flatten(0, 2).float(), dim=1)
         cosine, number = (F.normalize(embeddings.float(), dim=1) @ known.T).max(1)
         if cosine.min() < 0.9999:
             raise DataError(
