@@ -12,6 +12,7 @@ from stal_nb.app.annotator import Annotator
 from stal_nb.labels import CITYSCAPES, IGNORE, LabelSpace, Sample
 from stal_nb.metrics import SegmentationMetrics
 
+
 # Pictures
 
 

@@ -11,6 +11,7 @@ from figures.models import image_of
 from stal_nb.backbones import TimmEncoder, set_dilation_
 from stal_nb.labels import Sample
 
+
 # How far a pixel sees
 
 
@@ -133,6 +134,7 @@ def field_figure(sample: Sample) -> plt.Figure:
 def centre_of(picture: Tensor) -> tuple[int, int]:
     "x and y of the middle pixel."
     return picture.shape[1] // 2, picture.shape[0] // 2
+
 
 # The pyramid
 

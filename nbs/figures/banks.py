@@ -53,6 +53,7 @@ def staleness_figure(trace: Trace, depth: float) -> plt.Figure:
     axis.spines[["top", "right"]].set_visible(False)
     return figure
 
+
 # A ring
 
 
@@ -115,6 +116,7 @@ def ring_knob() -> None:
 
     ipywidgets.interact(show, pushes=ipywidgets.IntSlider(4, 0, 20, description="pushes"),
                         per_push=ipywidgets.IntSlider(5, 1, 30, description="entries each"))
+
 
 # What the lanes hold
 
@@ -244,9 +246,7 @@ def lanes_scrubber(
     return figure
 
 CROP = 7, 11  # cells of the small picture under the pointer
-
 _CROP_CELLS = [f'<span style="color:#%{{customdata[{k}]:03x}}">██</span>' for k in range(CROP[0] * CROP[1])]
-
 HOVER = "%{text}<br>" + "<br>".join("".join(_CROP_CELLS[r * CROP[1]:(r + 1) * CROP[1]])
                                     for r in range(CROP[0])) + "<extra></extra>"
 
@@ -397,6 +397,7 @@ def lane_truth_figure(
     axis.title.set_fontsize(10)
     axis.spines[["top", "right"]].set_visible(False)
     return figure
+
 
 # Confidence
 

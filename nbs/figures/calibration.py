@@ -29,6 +29,7 @@ from stal_nb.uncertainty import (
 
 COLOURS = {"entropy": "#7b3294", "margin": "#1b7837", "least_confidence": "#d95f02"}  # one line colour a measure
 
+
 # Shading the uncertain pixels
 
 
@@ -57,6 +58,7 @@ def threshold_figure(scenes: PredictedScenes, i: int, percents: Sequence[float],
         picture, caught = shade_picture(scenes.images[i], pixel_map, scenes.wrong[i], percent)
         bare(axis, picture, f"{percent:.0f}% shaded: {caught:.0%} of the errors")
     return figure
+
 
 # Does it find errors?
 
@@ -114,6 +116,7 @@ def reliability_figure(domains: dict[str, PredictedScenes]) -> plt.Figure:
         axis.yaxis.set_major_formatter("{x:.0%}")
     np.atleast_1d(axes)[0].legend(fontsize=8, frameon=False, loc="upper left")
     return figure
+
 
 # Many measures judged at once
 

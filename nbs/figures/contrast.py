@@ -30,6 +30,7 @@ from stal_nb.losses import (
 from stal_nb.runtime.devices import flush_denormals
 from stal_nb.runtime.ops import sample_pixels
 
+
 # The first picture: who takes part in what
 
 
@@ -55,6 +56,7 @@ def overview_figure(
         (f"$L_c$, {class_name}: anchors (●) and negatives (×)", view.sample.image.permute(1, 2, 0) * 0.45)])
     mark_roles(axes[1, 3], roles, 1, CITYSCAPES.index(class_name))
     return figure
+
 
 # Roles in the contrast
 
@@ -188,6 +190,7 @@ def points_figure(roles: Roles, points: Sequence[tuple[int, int, int]]) -> plt.F
                             bbox=dict(facecolor="black", alpha=0.6, pad=1.5, linewidth=0))
     return figure
 
+
 # Pixels that speak when the mouse is over them
 
 
@@ -237,6 +240,7 @@ def hover_figure(
                          plot_bgcolor="rgba(0,0,0,0)",
                          hoverlabel=dict(align="left"))
     return figure
+
 
 # The contrast itself
 
@@ -349,6 +353,7 @@ def temperatures_figure(ws: Sequence[float] = (0.07, 0.2, 0.5, 2.0), angle: floa
                for m, colour, size, label in entries]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
+
 
 # The contrast at work
 

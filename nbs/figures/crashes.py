@@ -31,16 +31,15 @@ from stal_nb.runtime.errors import LabelError, StoreError
 from stal_nb.runtime.files import atomic_write_bytes
 from stal_nb.store import LabelStore
 
+
 # A watched disk
 #
-# `WatchedDisk` stands in for `open` and `os` of the modules it watches. Everything is really done, and after every step
-# it takes a note of two things. *Killed*: what the folder holds, which is what other programs see after the process is
-# gone. *Power lost*: what is
-# certain to be on the disk. It knows that from bookkeeping: the content of a file is certain as of its last `fsync`; a
-# name in a folder is certain as of the folder's last `fsync`. What has not been flushed may or may not be there, in any
-# order,
-# so a power failure has two extreme outcomes: the names as they were last flushed, or the names as they are now; each
-# leads to flushed content only.
+# `WatchedDisk` stands in for `open` and `os` of the modules it watches. Everything is really done, and after every
+# step it takes a note of two things. *Killed*: what the folder holds, which is what other programs see after the
+# process is gone. *Power lost*: what is certain to be on the disk. It knows that from bookkeeping: the content of a
+# file is certain as of its last `fsync`; a name in a folder is certain as of the folder's last `fsync`. What has not
+# been flushed may or may not be there, in any order, so a power failure has two extreme outcomes: the names as they
+# were last flushed, or the names as they are now; each leads to flushed content only.
 
 Disk = dict[str, bytes]  # name -> content
 
@@ -145,6 +144,7 @@ def watching(
             stack.enter_context(patch.object(module, "open", disk.open_file, create=True))
         yield disk
 
+
 # Five ways to write a file
 
 
@@ -241,6 +241,7 @@ def crash_table(
     figure.tight_layout()
     return figure
 
+
 # Pictures of crashes
 #
 # `glimpse` reads a file as forgivingly as some programs do: missing rows of pixels become id 0.
@@ -336,6 +337,7 @@ def compare_instants(
         part.suptitle(writer, x=0.01, ha="left", fontsize=10, fontweight="bold")
     return figure
 
+
 # A crash at every instant of `save`
 
 
@@ -375,10 +377,12 @@ def _reopen(disk: Disk, old: Tensor, new: Tensor, label_space: LabelSpace) -> tu
         label = "old" if torch.equal(labels, old) else "new" if torch.equal(labels, new) else "something else"
         return label, ", ".join(str(r["version"]) for r in store.provenance("street"))
 
+
 # Killing for real
 #
-# The program below runs on its own, so that it is small and has one thread. It forks a child that saves without end and
-# reports each label once `save` has returned, kills the child at a random instant, and looks at what is on the disk.
+# The program below runs on its own, so that it is small and has one thread. It forks a child that saves without end
+# and reports each label once `save` has returned, kills the child at a random instant, and looks at what is on the
+# disk.
 
 KILLER = """
 import json, os, random, signal, sys, time
@@ -466,6 +470,7 @@ def kill_trials(
     if done.returncode:
         raise RuntimeError(done.stderr)
     return [json.loads(line) for line in done.stdout.splitlines()]
+
 
 # A disk that fails
 

@@ -19,6 +19,7 @@ from stal_nb.labels import CITYSCAPES, IGNORE, Sample
 from stal_nb.losses import hard_pixels, ohem_cross_entropy, pseudo_label_weights, pseudo_labels
 from stal_nb.scenes import SceneDataset
 
+
 # A scene and the prediction of the demo model
 
 
@@ -41,6 +42,7 @@ def look(
     with torch.no_grad():
         output = demo_model()(sample.image[None])
     return View(sample, sample.labels[None], output.logits, output.embeddings)
+
 
 # Panels
 
@@ -112,6 +114,7 @@ def chart(axis: plt.Axes) -> plt.Axes:
     axis.spines[["top", "right"]].set_visible(False)
     return axis
 
+
 # Hard pixels
 
 
@@ -138,6 +141,7 @@ def hard_figure(
     axis.legend(fontsize=7, frameon=False, loc="upper center")
     axis.set_title(f"pixels by p; mean loss {mean:.2f}, of the kept {hard:.2f}", fontsize=9)
     return figure
+
 
 # Pseudo-labels
 
@@ -196,6 +200,7 @@ def worth_of_doubt_figure(
     axes[0].set_ylabel("right, % of them", fontsize=8)
     axes[0].legend(frameon=False, fontsize=8)
     return figure
+
 
 # Weights
 

@@ -17,6 +17,7 @@ from stal_nb.labels import CITYSCAPES, IGNORE, LabelSpace
 from stal_nb.metrics import Metrics, confusion_counts, iou_per_class, predicted_ids
 from stal_nb.scenes import SceneDataset
 
+
 # Three colours that people with any kind of colour vision can tell apart, used for right, claimed in vain and missed
 # wherever two maps are compared.
 
@@ -101,6 +102,7 @@ def overlap_knob(
                         class_name=ipywidgets.Dropdown(options=label_space.classes, value=label_space.classes[8],
                                                        description="class"))
 
+
 # The matrix
 
 
@@ -180,6 +182,7 @@ def class_bars(
         axis.title.set_fontsize(10)
     figure.tight_layout()
     return figure
+
 
 # What a pixel costs
 

@@ -10,6 +10,7 @@ from stal_nb.labels import CITYSCAPES, IGNORE, LabelSpace
 from stal_nb.mixing import class_boxes, connected_regions, copy_paste, count_in_cells, cutmix
 from stal_nb.scenes import SceneDataset
 
+
 # Panels
 #
 # Most pictures of the notebook are rows of images, label maps and masks, some with a box drawn into them. One function
@@ -57,6 +58,7 @@ def panels(
                                                  linewidth=thickness))
     figure.tight_layout()
     return figure
+
 
 # One example of each mixing
 #
@@ -118,6 +120,7 @@ def cutmix_figure(example: dict[str, Tensor]) -> plt.Figure:
     keys = ("base_image", "other_image", "image"), ("base_labels", "other_labels", "labels")
     boxes = None, example["box"], None
     return panels(*([(title, example[key], box) for title, key, box in zip(*row, boxes)] for row in zip(titles, keys)))
+
 
 # Regions
 
@@ -183,6 +186,7 @@ def cells_figure(labels: Tensor, class_id: int, stride: int, window: tuple[slice
     shade = (plt.get_cmap("gray")(0.15 + 0.85 * (counts[coarse] / stride**2).numpy())[..., :3] * 255).astype(np.uint8)
     return panels([("pixels of the class", fine), (f"pixels of it in each {stride} × {stride} cell", shade),
                    ("cells with any", counts[coarse] > 0), ("one pixel looked at a cell", sampled[coarse])], width=13)
+
 
 # Tables and shares
 
@@ -330,6 +334,7 @@ def frequency_figure(
     axes[0].legend(frameon=False, loc="lower right", fontsize=8)
     figure.tight_layout()
     return figure
+
 
 # The seam
 

@@ -19,11 +19,12 @@ from stal_nb.models import DeepLabV2, DeepLabV3Plus, predict_probs, resize
 from stal_nb.runtime.devices import flush_denormals
 from stal_nb.scenes import SceneDataset
 
+
 # Colours for features
 #
-# A feature map has tens or hundreds of channels and a screen has three. The three directions in which the features of a
-# map vary most become red, green and blue: pixels with alike features
-# get alike colours. Colours of two maps cannot be compared with each other.
+# A feature map has tens or hundreds of channels and a screen has three. The three directions in which the features of
+# a map vary most become red, green and blue: pixels with alike features get alike colours. Colours of two maps cannot
+# be compared with each other.
 
 
 def pca_colours(
@@ -101,6 +102,7 @@ def network_figure(model: DeepLabV3Plus, sample: Sample, label_space: LabelSpace
                 label_space.colorize(inside["logits"].argmax(0))),
                ("truth", label_space.colorize(sample.labels))]
     return show_panels(panels)
+
 
 # Why a classifier is too coarse
 
@@ -200,6 +202,7 @@ def miou(logits: Tensor, labels: Tensor, label_space: LabelSpace = CITYSCAPES) -
     metrics.update(logits, labels)
     return float(metrics.compute().miou)
 
+
 # The decoder
 
 
@@ -264,6 +267,7 @@ def decoder_figure(model: DeepLabV3Plus, samples: Sequence[Sample], label_space:
     axis.grid(alpha=0.3)
     return figure
 
+
 # Embeddings
 
 
@@ -296,6 +300,7 @@ def embeddings_figure(
         axis.axis("off")
     figure.colorbar(drawn, ax=axes[1], fraction=0.02, pad=0.01, label="cosine similarity")
     return figure
+
 
 # DeepLab v2
 
@@ -347,6 +352,7 @@ def parallel_figure(v2: DeepLabV2, v3: DeepLabV3Plus, samples: Sequence[Sample],
     panels += [(f"{name}: mIoU {miou(logits, labels, label_space):.0f} %", label_space.colorize(logits[0].argmax(0)))
                for name, logits in outputs.items()]
     return show_panels([*panels, ("truth", label_space.colorize(samples[0].labels))])
+
 
 # Views of one image
 
@@ -422,6 +428,7 @@ def seams_figure(model: nn.Module, sample: Sample, window: tuple[int, int] = (64
         below.append((f"probability that moved to other classes: mean {moved.mean():.2f}",
                       plt.get_cmap("magma")(moved.numpy())[..., :3]))
     return show_panels(above + below, columns=3, width=11)
+
 
 # What ImageNet gave
 

@@ -27,12 +27,12 @@ def example_run(
     run.finish()
     return run
 
+
 # Comparisons
 #
 # `bench/measure.py` makes the runs that are compared and keeps their summaries in one JSON file.
 
 RUN_COLOURS = {"entropy": "#c0392b", "random": "#2471a3", "quota": "#e08214"}  # runs that acquire labels
-
 KIND_NAMES = {"quota": "entropy with each group's share", "oracle": "all labels"}
 
 # runs of the same number of steps that acquire none, or have all
@@ -135,6 +135,7 @@ def provenance(measured: dict) -> str:
         f"{measured['cores']} CPU cores, {min(minutes):.1f} minutes of training and evaluation for the quickest run"
     )
 
+
 # Starting a run by hand
 #
 # A form for the settings that one changes most, for people who prefer a form to a cell.
@@ -167,5 +168,4 @@ def preset_table():  # pandas.DataFrame
     return pd.DataFrame(lines).set_index("preset")
 
 SOURCE_NAMES = {"scenes": "drawn scenes", "gta5": "GTA5", "synthia": "SYNTHIA"}
-
 TARGET_NAMES = {"scenes": "drawn scenes", "camvid": "CamVid", "cityscapes": "Cityscapes"}

@@ -316,6 +316,7 @@ def embedding_figure(pool: ScoredPool, queries: dict[str, list[str]]):
                          legend=dict(itemsizing="constant"))
     return figure
 
+
 # Sure and unsure
 
 
@@ -385,6 +386,7 @@ def corrections_figure(
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("thousand pixels corrected")
     return figure
+
 
 # Traps
 

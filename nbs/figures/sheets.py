@@ -12,6 +12,7 @@ from stal_nb.app.selection_explorer import city_colours
 
 CHOSEN = (214, 39, 40)  # frame of what is queried
 
+
 # Contact sheets
 #
 # Drawn with Pillow, pixel by pixel: quick enough for a live control.

@@ -11,6 +11,7 @@ from torch import Tensor
 from stal_nb.labels import CITYSCAPES, IGNORE, LabelSpace, Sample
 from stal_nb.store import LabelStore, encode_label
 
+
 # Labels to look at
 
 UNLABELLED_GREY = 170
@@ -96,6 +97,7 @@ def folder_listing(
     return "\n".join(lines)
 
 COLOURS = {"old": "#c3d3e6", "new": "#33689e"}  # everything else is bad
+
 
 # Growth
 

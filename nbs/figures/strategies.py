@@ -17,6 +17,7 @@ MARKS = {"random": ("o", "#888888"), "entropy": ("s", "#7b3294"), "entropy_group
          "ripu_regions": ("d", "#01665e"), "ripu_pixels": ("p", "#35978f"), "random_regions": ("8", "#999999"),
          "random_pixels": ("H", "#cccccc"), "sure": ("x", "#000000")}  # marker and colour of a strategy
 
+
 # Comparisons
 #
 # `bench/strategies.py` makes the runs that are compared.

@@ -115,6 +115,7 @@ def measure_maps(scenes: PredictedScenes, i: int) -> plt.Figure:
     colourbar(figure, axes, 0.5)
     return figure
 
+
 # Three classes in a triangle
 
 CORNERS = np.array([[0, 0], [1, 0], [0.5, 3 ** 0.5 / 2]])  # of the triangle: road, car, tree
@@ -145,6 +146,7 @@ def simplex_figure() -> plt.Figure:
         axis.axis("off")
     colourbar(figure, axes)
     return figure
+
 
 # Where it lives
 
@@ -215,6 +217,7 @@ def confidently_wrong_figure(scenes: PredictedScenes, count: int = 2) -> plt.Fig
         axis.set_title(title, fontsize=9)
     return figure
 
+
 # Images and regions
 
 
@@ -278,6 +281,7 @@ def region_figure(scenes: PredictedScenes, i: int, radii: Sequence[int]) -> plt.
             bare(axis, value, f"{name}, up to {value.max():.2f}", cmap="magma", vmin=0, vmax=value.max().item() or 1)
     return figure
 
+
 # Several inferences
 
 
@@ -325,6 +329,7 @@ def passes_figure(
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(color="#e5e5e5")
     return figure
+
 
 # Trust and doubt
 
