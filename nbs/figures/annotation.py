@@ -12,7 +12,6 @@ from stal_nb.app.annotator import Annotator
 from stal_nb.labels import CITYSCAPES, IGNORE, LabelSpace, Sample
 from stal_nb.metrics import SegmentationMetrics
 
-
 # Pictures
 
 

@@ -11,7 +11,6 @@ from figures.models import image_of
 from stal_nb.backbones import TimmEncoder, set_dilation_
 from stal_nb.labels import Sample
 
-
 # How far a pixel sees
 
 

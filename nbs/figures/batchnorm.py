@@ -12,7 +12,6 @@ from stal_nb.labels import Sample
 from stal_nb.models import ARCHITECTURES, SegmentationNetwork, named_tensors
 from stal_nb.runtime.batchnorm import synchronise_batchnorm
 
-
 # BatchNorm on two processes
 
 

@@ -30,7 +30,6 @@ from stal_nb.losses import (
 from stal_nb.runtime.devices import flush_denormals
 from stal_nb.runtime.ops import sample_pixels
 
-
 # The first picture: who takes part in what
 
 

@@ -10,7 +10,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from stal_nb.models import ARCHITECTURES, DeepLabV3Plus, SegmentationNetwork
 
-
 # What it costs
 
 

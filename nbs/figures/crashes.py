@@ -31,7 +31,6 @@ from stal_nb.runtime.errors import LabelError, StoreError
 from stal_nb.runtime.files import atomic_write_bytes
 from stal_nb.store import LabelStore
 
-
 # A watched disk
 #
 # `WatchedDisk` stands in for `open` and `os` of the modules it watches. Everything is really done, and after every

@@ -19,7 +19,6 @@ from stal_nb.labels import CITYSCAPES, IGNORE, Sample
 from stal_nb.losses import hard_pixels, ohem_cross_entropy, pseudo_label_weights, pseudo_labels
 from stal_nb.scenes import SceneDataset
 
-
 # A scene and the prediction of the demo model
 
 

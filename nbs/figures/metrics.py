@@ -17,7 +17,6 @@ from stal_nb.labels import CITYSCAPES, IGNORE, LabelSpace
 from stal_nb.metrics import Metrics, confusion_counts, iou_per_class, predicted_ids
 from stal_nb.scenes import SceneDataset
 
-
 # Three colours that people with any kind of colour vision can tell apart, used for right, claimed in vain and missed
 # wherever two maps are compared.
 

@@ -10,7 +10,6 @@ from stal_nb.labels import CITYSCAPES, IGNORE, LabelSpace
 from stal_nb.mixing import class_boxes, connected_regions, copy_paste, count_in_cells, cutmix
 from stal_nb.scenes import SceneDataset
 
-
 # Panels
 #
 # Most pictures of the notebook are rows of images, label maps and masks, some with a box drawn into them. One function

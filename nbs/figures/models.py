@@ -19,7 +19,6 @@ from stal_nb.models import DeepLabV2, DeepLabV3Plus, predict_probs, resize
 from stal_nb.runtime.devices import flush_denormals
 from stal_nb.scenes import SceneDataset
 
-
 # Colours for features
 #
 # A feature map has tens or hundreds of channels and a screen has three. The three directions in which the features of

@@ -11,7 +11,6 @@ from torch import Tensor
 from stal_nb.labels import CITYSCAPES, IGNORE, LabelSpace, Sample
 from stal_nb.store import LabelStore, encode_label
 
-
 # Labels to look at
 
 UNLABELLED_GREY = 170

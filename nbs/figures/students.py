@@ -18,7 +18,6 @@ from stal_nb.runtime.devices import flush_denormals
 from stal_nb.scenes import SceneDataset
 from stal_nb.uncertainty import entropy
 
-
 # Four students
 #
 # Only the last layer learns: 19 linear scores of the decoder's 64 features, a convex problem that takes a fraction of

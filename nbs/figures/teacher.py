@@ -14,7 +14,6 @@ from stal_nb.labels import Sample
 from stal_nb.models import DeepLabV3Plus, EMATeacher
 from stal_nb.runtime.devices import flush_denormals
 
-
 # The teacher
 
 

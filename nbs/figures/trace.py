@@ -18,7 +18,6 @@ from stal_nb.scenes import SceneDataset
 from stal_nb.step import TrainingState
 from stal_nb.trainer import Trainer
 
-
 # A training to look at
 #
 # The real trainer, started from the demo network. Two banks that write down what they are given: the confidence of

@@ -20,7 +20,6 @@ from stal_nb.scenes import SceneDataset
 from stal_nb.step import TrainingState
 from stal_nb.trainer import Trainer
 
-
 # Networks of several rounds
 #
 # The demo model before and after a short self-training on the other domain: what the explorers call rounds.
