@@ -24,7 +24,7 @@ from .runtime.errors import ConfigError, DataError
 # %% ../nbs/11_annotation.ipynb #f6cf3bcc
 @runtime_checkable
 class AnnotatorProtocol(Protocol):
-    "Anything that answers a query: `OracleAnnotator`, `NoisyAnnotator`, and the widget `stal_nb.explore.annotation.Annotator`."
+    "Anything that answers a query: `OracleAnnotator`, `NoisyAnnotator`, and the widget `stal_nb.app.annotator.Annotator`."
 
     name: str  # who labels, for the provenance of a label
 
@@ -215,7 +215,7 @@ class OracleAnnotator:
         labels = self.dataset[self.place[id]].labels
         if not getattr(self.dataset, "has_labels", False) and bool((labels == IGNORE).all()):  # one that has labels may have an image of nothing but void
             raise DataError(f"labels of {id!r}: found {IGNORE} in every pixel, expected the truth. This data set has no labels, so no "
-                            "oracle can answer: a person must label it, for instance with stal_nb.explore.annotation.Annotator")
+                            "oracle can answer: a person must label it, for instance with stal_nb.app.annotator.Annotator")
         return labels
 
 # %% ../nbs/11_annotation.ipynb #d87b9a71
