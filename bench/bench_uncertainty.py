@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stal_nb.models import DeepLabV3Plus
-from stal_nb.uncertainty import Opinions, class_probs, dropout_passes, entropy, evaluating, ripu
+from stal_nb.uncertainty import Ensemble, class_probs, dropout_passes, entropy, evaluating, ripu
 
 
 def best_of(function, times: int) -> float:
@@ -66,8 +66,8 @@ def bench_dropout() -> list[dict]:
         with evaluating(model):
             class_probs(model, images)
 
-    def stream() -> Opinions:
-        return Opinions(dropout_passes(model, images, passes))
+    def stream() -> Ensemble:
+        return Ensemble(dropout_passes(model, images, passes))
 
     once, all_passes = best_of(bare, 2), best_of(stream, 2)
     heard = stream()

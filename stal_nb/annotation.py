@@ -24,7 +24,8 @@ from .runtime.errors import ConfigError, DataError
 # %% ../nbs/11_annotation.ipynb #f6cf3bcc
 @runtime_checkable
 class AnnotatorProtocol(Protocol):
-    "Anything that answers a query: `OracleAnnotator`, `NoisyAnnotator`, and the widget `stal_nb.explore.annotation.Annotator`."
+    """Anything that answers a query: `OracleAnnotator`, `NoisyAnnotator`, and the widget
+    `stal_nb.explore.annotation.Annotator`."""
 
     name: str  # who labels, for the provenance of a label
 
@@ -39,7 +40,8 @@ class AnnotatorProtocol(Protocol):
 def _flat(labels: Tensor | np.ndarray) -> np.ndarray:
     ids = labels.detach().cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if ids.ndim != 2 or not ids.size or ids.dtype.kind not in "iu":
-        raise ConfigError(f"labels: found {ids.dtype} of shape {tuple(ids.shape)}, expected whole numbers of shape (H, W)")
+        raise ConfigError(f"labels: found {ids.dtype} of shape {tuple(ids.shape)}, "
+                          "expected whole numbers of shape (H, W)")
     return ids
 
 
@@ -59,7 +61,9 @@ def boundary_map(
 def boundary_length(
     labels: Tensor | np.ndarray,  # (H, W) ids; 255 counts as a label of its own
 ) -> float:  # pixels
-    "Length of all boundaries between different labels: pixel edges, corrected for direction. Raises `ConfigError` for other shapes."
+    """Length of all boundaries between different labels: pixel edges, corrected for direction.
+
+    Raises `ConfigError` for other shapes."""
     ids = _flat(labels)
     return float(np.pi / 4 * (np.count_nonzero(ids[1:] != ids[:-1]) + np.count_nonzero(ids[:, 1:] != ids[:, :-1])))
 
@@ -68,7 +72,9 @@ def count_pieces(
     labels: Tensor | np.ndarray,  # (H, W) ids; 255 counts as a label of its own
     least: float = 1e-4,  # share of the image below which a piece is not counted, in [0, 1]
 ) -> int:
-    "Connected pieces of one label. Specks do not count: nobody draws a polygon around them. Raises `ConfigError` for other shapes."
+    """Connected pieces of one label. Specks do not count: nobody draws a polygon around them.
+
+    Raises `ConfigError` for other shapes."""
     ids = _flat(labels)
     sizes = np.bincount(connected_pieces(ids, background=-1, connectivity=1).ravel())[1:]
     return int(np.count_nonzero(sizes >= least * ids.size))
@@ -100,7 +106,8 @@ class Cost(NamedTuple):
 # %% ../nbs/11_annotation.ipynb #321ce545
 @dataclass(frozen=True)
 class CostModel:
-    "Time of a person, for whole images and regions, from nothing or from a prediction: a model with stated constants, not a measurement."
+    """Time of a person, for whole images and regions, from nothing or from a prediction: a model with stated constants,
+    not a measurement."""
 
     point_seconds: float = 2.0  # for each polygon point
     points_per_height: float = 100.0  # points on a boundary as long as the image is high
@@ -158,7 +165,8 @@ def _like(array: Tensor | np.ndarray, ids: np.ndarray, name: str, kinds: str) ->
     found = array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
     if found.shape != ids.shape or found.dtype.kind not in kinds:
         expected = "bool" if kinds == "b" else "whole numbers"
-        raise ConfigError(f"{name}: found {found.dtype} of shape {found.shape}, expected {expected} of shape {ids.shape}")
+        raise ConfigError(f"{name}: found {found.dtype} of shape {found.shape}, "
+                          f"expected {expected} of shape {ids.shape}")
     return found
 
 # %% ../nbs/11_annotation.ipynb #86863911
@@ -177,7 +185,8 @@ class OracleAnnotator:
     def __init__(
         self,
         dataset: Dataset | Sequence[Sample],  # with labels
-        seconds: Callable[[Tensor], float] | None = None,  # labels -> what a person would have needed; None = by the cost model
+        # labels -> what a person would have needed; None = by the cost model
+        seconds: Callable[[Tensor], float] | None = None,
         cost: CostModel = CostModel(),  # what a person would have needed, region and prediction considered
     ):
         self.dataset, self.seconds, self.cost_model = dataset, seconds, cost
@@ -186,12 +195,14 @@ class OracleAnnotator:
     def label(
         self,
         id: str,  # of an image of the data set
-        mask: Tensor | None = None,  # (H, W) bool: what is bought; pixels outside come as 255 and cost nothing. None = all
+        # (H, W) bool: what is bought; pixels outside come as 255 and cost nothing. None = all
+        mask: Tensor | None = None,
         prediction: Tensor | None = None,  # (H, W) ids that a person would correct; None = an empty page
     ) -> tuple[Tensor, float]:  # (H, W) int64, seconds a person would have needed
         """The truth about one image, or about a part of it.
 
-        Raises `ConfigError` if the data set has no such image or a shape does not fit, and `DataError` if it has the image but no label in it.
+        Raises `ConfigError` if the data set has no such image or a shape does not fit, and `DataError` if it has the
+        image but no label in it.
         """
         labels, cost = self.answer(id, mask, prediction)
         return labels, cost.seconds
@@ -213,9 +224,12 @@ class OracleAnnotator:
         if id not in self.place:
             raise ConfigError(f"id: found {id!r}, expected one of the {len(self.place)} ids of the data set")
         labels = self.dataset[self.place[id]].labels
-        if not getattr(self.dataset, "has_labels", False) and bool((labels == IGNORE).all()):  # one that has labels may have an image of nothing but void
-            raise DataError(f"labels of {id!r}: found {IGNORE} in every pixel, expected the truth. This data set has no labels, so no "
-                            "oracle can answer: a person must label it, for instance with stal_nb.explore.annotation.Annotator")
+        # one that has labels may have an image of nothing but void
+        if not getattr(self.dataset, "has_labels", False) and bool((labels == IGNORE).all()):
+            raise DataError(f"labels of {id!r}: found {IGNORE} in every pixel, "
+                            "expected the truth. This data set has no labels, so no "
+                            "oracle can answer: a person must label it, for instance with "
+                            "stal_nb.explore.annotation.Annotator")
         return labels
 
 # %% ../nbs/11_annotation.ipynb #d87b9a71
@@ -224,7 +238,8 @@ def jitter_boundaries(
     pixels: float,  # how far outlines wander, about; 0 = not at all
     generator: torch.Generator,  # on the CPU
 ) -> Tensor:  # (H, W)
-    "Labels whose outlines are drawn beside the true ones: each pixel reads its label from a place nearby, by a smooth random field."
+    """Labels whose outlines are drawn beside the true ones: each pixel reads its label from a place nearby, by a smooth
+    random field."""
     height, width = labels.shape
     coarse = torch.randn(1, 2, max(2, height // 8), max(2, width // 8), generator=generator)
     shift = F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=True)[0] * pixels
@@ -248,7 +263,8 @@ def confuse_pieces(
     present = torch.unique(own[own != IGNORE])
     chosen = (torch.rand(len(own), generator=generator) < share) & (sizes <= largest * ids.size) & (own != IGNORE)
     if len(present) > 1:
-        step = torch.randint(1, len(present), own.shape, generator=generator)  # 1 or more places on: never its own class
+        # 1 or more places on: never its own class
+        step = torch.randint(1, len(present), own.shape, generator=generator)
         other = present[(torch.searchsorted(present, own) + step) % len(present)]
         own = torch.where(chosen, other, own)
     return own[torch.from_numpy(pieces)].reshape(labels.shape).to(labels.device)
@@ -273,7 +289,8 @@ class NoisyAnnotator:
     def label(
         self,
         id: str,  # of an image of the data set
-        mask: Tensor | None = None,  # (H, W) bool: what is bought; pixels outside come as 255 and cost nothing. None = all
+        # (H, W) bool: what is bought; pixels outside come as 255 and cost nothing. None = all
+        mask: Tensor | None = None,
         prediction: Tensor | None = None,  # (H, W) ids that a person would correct; None = an empty page
     ) -> tuple[Tensor, float]:  # (H, W) int64, seconds
         "The truth with faults, always the same for one id and seed. Raises what `OracleAnnotator.label` raises."

@@ -41,9 +41,12 @@ def read_labels(
     path: str | Path,  # a PNG with one channel of ids
     label_space: LabelSpace,
     table: Tensor | None = None,  # (256,) int64, see `id_table`; default: class positions and 255
-    channel: int | None = None,  # which of three 16-bit channels holds the ids (SYNTHIA: 0); None: only files with one channel are read
+    # which of three 16-bit channels holds the ids (SYNTHIA: 0); None: only files with one channel are read
+    channel: int | None = None,
 ) -> Tensor:  # (H, W) int64, positions in `label_space`, 255 = ignore
-    "Decode a label file. Raises `DataError` for an unreadable file, `LabelError` for one that holds something other than the known ids."
+    """Decode a label file.
+
+    Raises `DataError` for an unreadable file, `LabelError` for one that holds something other than the known ids."""
     data = read_bytes(path)
     if not data.startswith(PNG_SIGNATURE):
         found = "a JPEG, which changes ids" if data.startswith(JPEG_SIGNATURE) else file_kind(data)
@@ -51,12 +54,14 @@ def read_labels(
     if channel is not None and data[24:26] == b"\x10\x02":  # bits a channel, colour type: 16 bits of R, G, B
         ids = deep_channels(data, path)[channel]
     else:
-        ids = _ids_of(decode(data, path), data, path, "one channel of class ids" + (" or three of 16 bits" if channel is not None else ""))
+        ids = _ids_of(decode(data, path), data, path, "one channel of class "
+                                                      "ids" + (" or three of 16 bits" if channel is not None else ""))
     table = (id_table(label_space) if table is None else table).numpy()
     labels = table.take(ids, mode="clip") if ids.dtype != np.uint8 else table.take(ids)
     if labels.min() < 0 or (ids.dtype != np.uint8 and ids.max() > 255):
         unknown = np.unique(ids[(labels < 0) | (ids > 255)])
-        raise LabelError(f"{path}: found class id {', '.join(map(str, unknown[:5]))}{' …' if len(unknown) > 5 else ''}, "
+        raise LabelError(f"{path}: found class id "
+                         f"{', '.join(map(str, unknown[:5]))}{' …' if len(unknown) > 5 else ''}, "
                          f"expected {_accepted(table, label_space)}")
     return torch.from_numpy(labels)
 
@@ -68,7 +73,8 @@ def _accepted(table: np.ndarray, label_space: LabelSpace) -> str:
         return f"{classes.min()} to {classes.max()} ({label_space.name}) or {', '.join(map(str, ignored[-3:]))}"
     known = np.flatnonzero(table >= 0)
     runs = np.split(known, np.flatnonzero(np.diff(known) > 1) + 1)
-    return " or ".join(f"{r[0]} to {r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs) + f" ({len(classes)} of them are classes of {label_space.name})"
+    return " or ".join(f"{r[0]} to "
+                       f"{r[-1]}" if len(r) > 1 else f"{r[0]}" for r in runs) + f" ({len(classes)} of them are classes of {label_space.name})"
 
 # %% ../nbs/02_data.ipynb #bce71234
 def _ids_of(picture: Image.Image, data: bytes, path: str | Path, expected: str) -> np.ndarray:
@@ -90,7 +96,9 @@ def write_sample(
     labels: str | Path | None = None,  # folder for the label PNG; None writes no labels
     suffix: str = ".png",  # ".png" or ".jpg" (quality 95) for the image
 ) -> None:
-    "Write a sample as `images/ID.suffix` and `labels/ID.png`, the layout that `ImageFolder` reads. Raises `ConfigError`."
+    """Write a sample as `images/ID.suffix` and `labels/ID.png`, the layout that `ImageFolder` reads.
+
+    Raises `ConfigError`."""
     if suffix not in (".png", ".jpg"):
         raise ConfigError(f"suffix: found {suffix!r}, expected '.png' or '.jpg'")
     pixels = (sample.image.detach().cpu().clamp(0, 1) * 255).round().byte().movedim(0, -1).numpy()
@@ -103,7 +111,8 @@ def write_sample(
 
 # %% ../nbs/02_data.ipynb #2ac07148
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg")
-OTHER_PICTURES = (".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif", ".heic", ".ppm", ".jp2")  # refused rather than passed over
+# refused rather than passed over
+OTHER_PICTURES = (".bmp", ".tif", ".tiff", ".webp", ".gif", ".avif", ".heic", ".ppm", ".jp2")
 
 
 def find_files(
@@ -111,7 +120,9 @@ def find_files(
     suffixes: Sequence[str] = IMAGE_SUFFIXES,  # lower case; files match in any case
     without: str | Path | None = None,  # a sub-folder to leave out
 ) -> dict[str, Path]:  # id -> file, sorted by id; the id is the path below `root` without suffix, with "/"
-    "The files of a folder by id. Raises `DataError` if it is missing or empty, has two files of one id, or pictures of another format."
+    """The files of a folder by id.
+
+    Raises `DataError` if it is missing or empty, has two files of one id, or pictures of another format."""
     root, found, others = Path(root), {}, []
     if not root.is_dir():
         raise DataError(f"{root}: found {'a file' if root.exists() else 'nothing'}, expected a folder")
@@ -119,12 +130,14 @@ def find_files(
     for place, folders, names in os.walk(root, followlinks=True):
         seen.add(os.path.realpath(place))
         inner = {f: os.path.realpath(os.path.join(place, f)) for f in sorted(folders) if not f.startswith(".")}
-        folders[:] = [f for f, real in inner.items() if real != leave and real not in seen]  # a link back up is not followed
+        # a link back up is not followed
+        folders[:] = [f for f, real in inner.items() if real != leave and real not in seen]
         folder, inside = Path(place), Path(os.path.relpath(place, root)).as_posix()
         for name in sorted(n for n in names if not n.startswith(".")):
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in OTHER_PICTURES:
-                raise DataError(f"{folder / name}: found a {suffix} picture, expected {_list(suffixes)} files (convert it, or move it away)")
+                raise DataError(f"{folder / name}: found a {suffix} picture, "
+                                f"expected {_list(suffixes)} files (convert it, or move it away)")
             if suffix.lower() not in suffixes:
                 others.append(name)
                 continue
@@ -151,7 +164,9 @@ def resize_labels(
     labels: Tensor,  # (H, W) int64
     size: tuple[int, int],  # (height, width)
 ) -> Tensor:  # (height, width) int64
-    "Nearest resizing: each pixel takes the label that lies under its middle, floor((i + 1/2) H / height). No class is invented."
+    """Nearest resizing: each pixel takes the label that lies under its middle, floor((i + 1/2) H / height).
+
+    No class is invented."""
     for axis, length in enumerate(size):
         if labels.shape[axis] != length:
             middle = (2 * torch.arange(length, device=labels.device) + 1) * labels.shape[axis] // (2 * length)
@@ -170,7 +185,8 @@ class FileDataset(Dataset):
         group: Callable[[str], str],  # id -> group
         table: Tensor | None = None,  # (256,) int64, what ids on disk mean; see `id_table`
         channel: int | None = None,  # which of three 16-bit channels holds the ids; see `read_labels`
-        fit_labels: bool = False,  # labels of another size than their image are resized to it (nearest); False: they are refused
+        # labels of another size than their image are resized to it (nearest); False: they are refused
+        fit_labels: bool = False,
     ):
         "Raises `DataError` if an image has no label file."
         missing = [] if labels is None else [id for id in images if id not in labels]
@@ -202,9 +218,12 @@ class FileDataset(Dataset):
         return self.images[index], None if self.labels is None else self.labels[index]
 
     def load_labels(self, index: int) -> Tensor:
-        "(H, W) int64, without decoding the image. Raises `LabelError` for unknown ids, `DataError` if there is no readable file."
+        """(H, W) int64, without decoding the image.
+
+        Raises `LabelError` for unknown ids, `DataError` if there is no readable file."""
         if self.labels is None:
-            raise DataError(f"{self.images[index]}: found a data set without labels, expected one with a folder of labels")
+            raise DataError(f"{self.images[index]}: found a data set without labels, "
+                            "expected one with a folder of labels")
         labels = read_labels(self.labels[index], self.label_space, self.table, self.channel)
         return resize_labels(labels, image_size(self.images[index])) if self.fit_labels else labels
 
@@ -225,7 +244,8 @@ def _need_folder(root: Path, name: str, expected: str) -> Path:
         while at != root and not at.is_dir():
             at = at.parent
         there = sorted(f.name for f in at.iterdir() if f.is_dir()) if at.is_dir() else []
-        raise DataError(f"{root / name}: found no such folder (in {at}: {', '.join(there[:8]) or 'no folders'}{' …' if len(there) > 8 else ''}), "
+        raise DataError(f"{root / name}: found no such folder (in {at}: "
+                        f"{', '.join(there[:8]) or 'no folders'}{' …' if len(there) > 8 else ''}), "
                         f"expected {expected}")
     return root / name
 
@@ -236,15 +256,18 @@ class ImageFolder(FileDataset):
     def __init__(
         self,
         root: str | Path,  # images, also in sub-folders
-        labels: str | Path | None = None,  # label PNGs, `labels/PATH.png` for `root/PATH.jpg`; may lie in `root`; None: all 255
+        # label PNGs, `labels/PATH.png` for `root/PATH.jpg`; may lie in `root`; None: all 255
+        labels: str | Path | None = None,
         label_space: LabelSpace = CITYSCAPES,  # the classes
-        table: Tensor | None = None,  # (256,) int64, what ids on disk mean; default: class positions and 255 (see `id_table`)
+        # (256,) int64, what ids on disk mean; default: class positions and 255 (see `id_table`)
+        table: Tensor | None = None,
         group: Callable[[str], str] | None = None,  # id -> group; default: the sub-folder, "" at the top
     ):
         "Raises `DataError` if a folder is missing or empty, an image has no label, or two images have one id."
         C = label_space.num_classes
         if table is not None and not (table.shape == (256,) and bool(((table >= -1) & (table < C) | (table == IGNORE)).all())):
-            raise ConfigError(f"table: found shape {tuple(table.shape)} with values {sorted(set(table.tolist()))[-5:]}, expected 256 class "
+            raise ConfigError(f"table: found shape {tuple(table.shape)} with values "
+                              f"{sorted(set(table.tolist()))[-5:]}, expected 256 class "
                               f"positions from 0 to {C - 1}, or 255 to ignore, or -1 to refuse")
         self.root = Path(root)
         super().__init__(find_files(root, without=labels), None if labels is None else find_files(labels, (".png",)), label_space,
@@ -323,15 +346,18 @@ class RelabelledDataset(_View):
         self,
         dataset: Dataset,  # of `Sample`, with `.label_space`, `.ids`, `.groups`
         label_space: LabelSpace,  # the space to map into
-        mapping: Tensor | None = None,  # (C,) int64, new position of each class, 255 = none; default: by name, `LabelSpace.mapping_to`
+        # (C,) int64, new position of each class, 255 = none; default: by name, `LabelSpace.mapping_to`
+        mapping: Tensor | None = None,
     ):
         "Raises `ConfigError` if the mapping has the wrong length or values, or leaves no class."
         old = dataset.label_space
         mapping = old.mapping_to(label_space) if mapping is None else mapping
         known = (mapping >= 0) & (mapping < label_space.num_classes)
         if mapping.shape != (old.num_classes,) or not bool((known | (mapping == IGNORE)).all()) or not bool(known.any()):
-            raise ConfigError(f"mapping from {old.name} to {label_space.name}: found {mapping.tolist()}, expected a position from 0 to "
-                              f"{label_space.num_classes - 1} or {IGNORE} for each of {old.num_classes} classes, and not only {IGNORE}")
+            raise ConfigError(f"mapping from {old.name} to {label_space.name}: found {mapping.tolist()}, "
+                              "expected a position from 0 to "
+                              f"{label_space.num_classes - 1} or {IGNORE} for each of {old.num_classes} classes, and "
+                              f"not only {IGNORE}")
         super().__init__(dataset, label_space)
         self.mapping = mapping
 
@@ -395,12 +421,14 @@ def split_pool(
 
 # %% ../nbs/02_data.ipynb #fc0c6222
 def read_split(
-    path: str | Path,  # a text file: an image path (or id) a line, or an image path and a label path separated by a tab or blanks
+    # a text file: an image path (or id) a line, or an image path and a label path separated by a tab or blanks
+    path: str | Path,
     dataset: Dataset,  # of `Sample`, with `.ids`; a reader, or a `Pool` or other wrapper of one
 ) -> list[str]:  # ids, in the order of the list
-    """The images that a released split list names. Paths may begin at any folder above the file, in or outside of the data set's own; empty lines are passed over.
-    Raises `DataError` with file and line for an image that the data set does not have or that is listed twice, a name that fits several
-    images, and a label path that does not belong to its image."""
+    """The images that a released split list names. Paths may begin at any folder above the file, in or outside of the
+    data set's own; empty lines are passed over. Raises `DataError` with file and line for an image that the data set
+    does not have or that is listed twice, a name that fits several images, and a label path that does not belong to its
+    image."""
     try:
         lines = read_bytes(path).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError:
@@ -410,7 +438,8 @@ def read_split(
         if line.strip():
             id = _id_of_line(line.strip(), known, f"{path}, line {number}")
             if id in first_line:
-                raise DataError(f"{path}, line {number}: found {id} a second time (first in line {first_line[id]}), expected each image once")
+                raise DataError(f"{path}, line {number}: found {id} a second time (first in line {first_line[id]}), "
+                                "expected each image once")
             first_line[id] = number
     if not first_line:
         raise DataError(f"{path}: found no image path, expected at least one")
@@ -439,7 +468,8 @@ def _id_of_line(line: str, known: dict[str, list[tuple[Parts, str]]], where: str
     ids = _matches(columns[0], known)
     if len(ids) != 1 or len(columns) > 2:
         several = f"a path that fits {len(ids)} images, such as {ids[0]} and {ids[1]}" if len(ids) > 1 else f"{line!r}"
-        raise DataError(f"{where}: found {several}, expected the path of one image of the data set, and its label or nothing behind it")
+        raise DataError(f"{where}: found {several}, "
+                        "expected the path of one image of the data set, and its label or nothing behind it")
     name = ids[0].rpartition("/")[2]
     if len(columns) == 2 and not columns[1].replace("\\", "/").rpartition("/")[2].startswith(name):
         raise DataError(f"{where}: found the label {columns[1]}, expected one of the image {ids[0]}")

@@ -66,9 +66,11 @@ def unpack_counts(
     data = np.frombuffer(text.encode("utf-8", "replace"), np.uint8).astype(np.int64) - 48
     last = (data & 32) == 0
     if not len(data) or data.min() < 0 or data.max() > 63 or not last[-1]:
-        raise LabelError(f"{where}: found {text[:20]!r} as run lengths, expected characters from '0' to 'o', the last from '0' to 'O'")
+        raise LabelError(f"{where}: found {text[:20]!r} as run lengths, "
+                         "expected characters from '0' to 'o', the last from '0' to 'O'")
     begins = np.concatenate([[0], np.flatnonzero(last)[:-1] + 1])
-    place = np.arange(len(data)) - np.repeat(begins, np.diff(np.append(begins, len(data))))  # of a character in its number
+    # of a character in its number
+    place = np.arange(len(data)) - np.repeat(begins, np.diff(np.append(begins, len(data))))
     if place.max() > 6:
         raise LabelError(f"{where}: found a run length of {place.max() + 1} characters, expected at most 7")
     numbers = np.add.reduceat((data & 31) << (5 * place), begins)
@@ -96,7 +98,8 @@ def rle_decode(
     size, counts = (rle.get("size"), rle.get("counts")) if isinstance(rle, dict) else (None, None)
     whole = isinstance(size, (list, tuple)) and len(size) == 2 and all(type(n) is int and 0 < n <= MAX_PIXELS for n in size)
     if not whole or size[0] * size[1] > MAX_PIXELS:
-        raise LabelError(f"{where}: found size {str(size)[:60]}, expected [height, width] with 1 to {MAX_PIXELS:,} pixels")
+        raise LabelError(f"{where}: found size {str(size)[:60]}, "
+                         f"expected [height, width] with 1 to {MAX_PIXELS:,} pixels")
     if isinstance(counts, (str, bytes)):
         lengths = unpack_counts(counts if isinstance(counts, str) else counts.decode("ascii", "replace"), where)
     else:
@@ -105,9 +108,11 @@ def rle_decode(
         except (ValueError, OverflowError, TypeError):
             lengths = np.array(None)
         if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
-            raise LabelError(f"{where}: found {type(counts).__name__} as run lengths, expected text or a list of whole numbers")
+            raise LabelError(f"{where}: found {type(counts).__name__} as run lengths, "
+                             "expected text or a list of whole numbers")
     if len(lengths) and (lengths.min() < 0 or lengths.max() > MAX_PIXELS) or lengths.sum() != size[0] * size[1]:
-        raise LabelError(f"{where}: found run lengths for {int(lengths.sum()):,} pixels, expected {size[0]} × {size[1]} with none negative")
+        raise LabelError(f"{where}: found run lengths for {int(lengths.sum()):,} pixels, "
+                         f"expected {size[0]} × {size[1]} with none negative")
     values = np.arange(len(lengths)) % 2 == 1
     return np.repeat(values, lengths).reshape(size[1], size[0]).T
 
@@ -122,9 +127,12 @@ def import_labels(
     sizes: Mapping[str, tuple[int, int]] | None = None,  # id -> (H, W) of the images there are; None = not checked
     seconds: float = 0.0,  # of a person's time for each
 ) -> list[str]:  # ids, as saved
-    "Save labels that another program made. Raises `LabelError` before anything is saved if one of them is not what it should be."
+    """Save labels that another program made.
+
+    Raises `LabelError` before anything is saved if one of them is not what it should be."""
     if unknown := [id for id in found if sizes is not None and id not in sizes]:
-        raise LabelError(f"import: found a label of {unknown[0]!r}{f' and {len(unknown) - 1} more' if unknown[1:] else ''}, "
+        raise LabelError("import: found a label of "
+                         f"{unknown[0]!r}{f' and {len(unknown) - 1} more' if unknown[1:] else ''}, "
                          f"expected ids of the {len(sizes)} images there are")
     for id, read in found.items():
         store.file(id)
@@ -158,7 +166,9 @@ def cityscapes_labels(
     split: str = "train",
     with_city: bool = False,  # ids are "aachen/aachen_000000_000019" instead of "aachen_000000_000019"
 ) -> Found:
-    "Labels in the layout of Cityscapes. Raises `StoreError` if there are none; reading raises `StoreError` and `LabelError`."
+    """Labels in the layout of Cityscapes.
+
+    Raises `StoreError` if there are none; reading raises `StoreError` and `LabelError`."""
     found = {}
     for file in _files_of(Path(root) / "gtFine" / split, f"*{_CITYSCAPES_END}"):
         name = file.name.removesuffix(_CITYSCAPES_END)
@@ -170,7 +180,9 @@ def coloured_labels(
     folder: str | Path,
     label_space: LabelSpace,  # its palette; black, and transparent, is unlabelled
 ) -> Found:
-    "Labels as coloured PNG. Raises `StoreError` if there are none; reading raises `LabelError` for a colour that the palette does not have."
+    """Labels as coloured PNG.
+
+    Raises `StoreError` if there are none; reading raises `LabelError` for a colour that the palette does not have."""
     folder = Path(folder)
     ids = {id_of_name(file.relative_to(folder).as_posix()): file for file in _files_of(folder, "*.png")}
     return {id: (lambda file=file: ids_of_colours(_read_colours(file), label_space, str(file))) for id, file in ids.items() if id is not None}
@@ -199,16 +211,20 @@ def ids_of_colours(
     label_space: LabelSpace,
     where: str,  # for the message
 ) -> np.ndarray:  # (H, W) uint8
-    "Class of each colour, black = 255. Raises `LabelError` for other colours, and for a palette that gives two classes one colour."
+    """Class of each colour, black = 255.
+
+    Raises `LabelError` for other colours, and for a palette that gives two classes one colour."""
     palette = _colour_keys(np.array([*label_space.palette, (0, 0, 0)]))
     if len(np.unique(palette)) < len(palette):
-        raise LabelError(f"{where}: found a palette of {label_space.name} with a colour twice (black counts as unlabelled), expected one a class")
+        raise LabelError(f"{where}: found a palette of {label_space.name} with a colour twice (black counts as "
+                         "unlabelled), expected one a class")
     order = np.argsort(palette)
     keys = _colour_keys(colours)
     place = order[np.searchsorted(palette[order], keys).clip(max=len(palette) - 1)]
     if (unknown := palette[place] != keys).any():
         first = colours[unknown][0].tolist()
-        raise LabelError(f"{where}: found colour {first} and {np.unique(keys[unknown]).size - 1} more in {unknown.sum():,} pixels, expected colours of "
+        raise LabelError(f"{where}: found colour {first} and {np.unique(keys[unknown]).size - 1} more in "
+                         f"{unknown.sum():,} pixels, expected colours of "
                          f"{label_space.name}'s palette, or black. Was it saved as JPEG, or scaled with smoothing?")
     return np.where(place == label_space.num_classes, IGNORE, place).astype(np.uint8)
 
@@ -218,7 +234,9 @@ def coco_labels(
     label_space: LabelSpace,  # categories are its classes, by name
     overlap: str = "refuse",  # two classes on one pixel: "refuse", or "last" = the later annotation lies on top
 ) -> Found:
-    "Labels from COCO's JSON: run lengths, packed or as lists, and polygons. Raises `StoreError` (unreadable) and `LabelError` (not labels of these classes)."
+    """Labels from COCO's JSON: run lengths, packed or as lists, and polygons.
+
+    Raises `StoreError` (unreadable) and `LabelError` (not labels of these classes)."""
     if overlap not in ("refuse", "last"):
         raise ConfigError(f"overlap: found {overlap!r}, expected 'refuse' or 'last'")
     try:
@@ -226,18 +244,21 @@ def coco_labels(
     except OSError as error:
         raise StoreError(f"{file}: found '{error.strerror or error}', expected a readable file") from error
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"{file}: found no JSON ({error}), expected COCO's images, categories and annotations") from error
+        raise StoreError(f"{file}: found no JSON ({error}), "
+                         "expected COCO's images, categories and annotations") from error
     parts = _coco_parts(content, file)
     classes = {}
     for category in parts["categories"]:
         if category.get("name") not in label_space.classes:
-            raise LabelError(f"{file}: found category {str(category.get('name'))[:60]!r}, expected classes of {label_space.name}")
+            raise LabelError(f"{file}: found category {str(category.get('name'))[:60]!r}, "
+                             f"expected classes of {label_space.name}")
         classes[_key(category, "id", file)] = label_space.index(category["name"])
     images, masks = {_key(image, "id", file): image for image in parts["images"]}, {}
     for number, annotation in enumerate(parts["annotations"]):
         image, category = _key(annotation, "image_id", file), _key(annotation, "category_id", file)
         if image not in images or category not in classes:
-            raise LabelError(f"{file}: annotation {number}: found image {image!r} and category {category!r}, expected some that the file lists")
+            raise LabelError(f"{file}: annotation {number}: found image {image!r} and category {category!r}, "
+                             "expected some that the file lists")
         masks.setdefault(image, []).append((number, classes[category], annotation.get("segmentation")))
     return {_coco_id(image, file): (lambda image=image, key=key: _coco_label(image, masks.get(key, []), overlap, file)) for key, image in images.items()}
 
@@ -247,7 +268,8 @@ def _coco_parts(content: Any, file: str | Path) -> dict[str, list[dict]]:
     for name in ("images", "categories", "annotations"):
         part = content.get(name) if isinstance(content, dict) else None
         if not isinstance(part, list) or not all(isinstance(entry, dict) for entry in part):
-            raise LabelError(f"{file}: found no list of objects named {name!r}, expected COCO's images, categories and annotations")
+            raise LabelError(f"{file}: found no list of objects named {name!r}, "
+                             "expected COCO's images, categories and annotations")
         parts[name] = part
     return parts
 
@@ -262,7 +284,8 @@ def _coco_id(image: dict, file: str | Path) -> str:
     name = image.get("file_name")
     size = [image.get("height"), image.get("width")]
     if not isinstance(name, str) or not all(type(n) is int and 0 < n <= MAX_PIXELS for n in size) or size[0] * size[1] > MAX_PIXELS:
-        raise LabelError(f"{file}: found image {str(name)[:60]!r} of size {str(size)[:60]}, expected a file name, height and width")
+        raise LabelError(f"{file}: found image {str(name)[:60]!r} of size {str(size)[:60]}, "
+                         "expected a file name, height and width")
     id = re.sub(r"\.(png|jpe?g|bmp|tiff?|webp)$", "", name, flags=re.IGNORECASE)
     name_of_id(id)
     return id
@@ -277,7 +300,8 @@ def _coco_label(image: dict, masks: list[tuple[int, int, Any]], overlap: str, fi
         if mask.shape != size:
             raise LabelError(f"{where}: found a mask of {mask.shape}, expected {size} as its image")
         if overlap == "refuse" and ((ids[mask] != IGNORE) & (ids[mask] != k)).any():
-            raise LabelError(f"{where}: found pixels that an earlier annotation gives another class, expected one class a pixel; "
+            raise LabelError(f"{where}: found pixels that an earlier annotation gives another class, "
+                             "expected one class a pixel; "
                              "overlap='last' puts the later one on top")
         ids[mask] = k
     return ids
@@ -307,17 +331,21 @@ def _chosen(store: LabelStore, ids: Sequence[str] | None) -> list[str]:
 
 def export_cityscapes(
     store: LabelStore,
-    root: str | Path,  # gets gtFine/<split>/<city>/; the city is the folder in the id, else what stands before its first "_"
+    # gets gtFine/<split>/<city>/; the city is the folder in the id, else what stands before its first "_"
+    root: str | Path,
     split: str = "train",
     ids: Sequence[str] | None = None,  # None = all that have a label
 ) -> list[Path]:  # the files, one an id
-    "Labels in the layout of Cityscapes. Raises `StoreError` if two ids would share a file, or an id has more than one folder."
+    """Labels in the layout of Cityscapes.
+
+    Raises `StoreError` if two ids would share a file, or an id has more than one folder."""
     files: dict[Path, str] = {}
     for id in _chosen(store, ids):
         *folders, name = name_of_id(id).removesuffix(".png").split("/")
         file = Path(root) / "gtFine" / split / (folders[0] if folders else name.split("_")[0]) / f"{name}{_CITYSCAPES_END}"
         if len(folders) > 1 or files.setdefault(file, id) != id:
-            raise StoreError(f"image id: found {id!r}{f' beside {files[file]!r}' if file in files else ''}, expected 'name' or 'city/name', each name once")
+            raise StoreError(f"image id: found {id!r}{f' beside {files[file]!r}' if file in files else ''}, "
+                             "expected 'name' or 'city/name', each name once")
     for file, id in files.items():
         buffer = io.BytesIO()
         Image.fromarray(store.load(id).to(torch.uint8).numpy()).save(buffer, "PNG")
@@ -330,7 +358,9 @@ def export_coloured(
     folder: str | Path,
     ids: Sequence[str] | None = None,  # None = all that have a label
 ) -> list[Path]:  # the files, one an id
-    "Labels in the colours of their classes, unlabelled pixels black. Raises `LabelError` if the palette gives two classes one colour."
+    """Labels in the colours of their classes, unlabelled pixels black.
+
+    Raises `LabelError` if the palette gives two classes one colour."""
     ids_of_colours(np.zeros((1, 1, 3), np.uint8), store.label_space, "export")
     files = []
     for id in _chosen(store, ids):
@@ -362,7 +392,9 @@ def export_coco(
 
 # %% ../nbs/runtime/formats.ipynb #f737d383
 def _coco_masks(labels: np.ndarray, packed: bool) -> Iterator[tuple[int, dict, int, list[int]]]:
-    "For each class of an image: class, run lengths, pixels, box [x, y, width, height]. The runs of all classes are found in one pass."
+    """For each class of an image: class, run lengths, pixels, box [x, y, width, height].
+
+    The runs of all classes are found in one pass."""
     starts, values = runs_of(labels)
     ends, height = np.append(starts[1:], labels.size), labels.shape[0]
     for k in np.unique(values[values != IGNORE]).tolist():

@@ -62,7 +62,9 @@ def inspect_image(
             return load()
         except Exception as error:
             name = str(file or dataset.ids[index])
-            errors.append((name, str(error) if isinstance(error, StalError) else f"{name}: found {type(error).__name__} ({error}), expected a readable file"))
+            errors.append((name, str(error) if isinstance(error, StalError) else f"{name}: found "
+                                                                                 f"{type(error).__name__} ({error}), "
+                                                                                 "expected a readable file"))
 
     has_labels = getattr(dataset, "has_labels", True)
     if image_file is None and not hasattr(dataset, "load_labels"):  # drawn, not read: both at once
@@ -93,7 +95,9 @@ def inspect_all(
     indices: Sequence[int],
     workers: int,  # processes; 0: this one
 ) -> Iterator[Inspection]:  # one for each index, in order
-    "Inspect images, in several processes. If one of them dies, the images that follow are looked at alone until the cause is found."
+    """Inspect images, in several processes.
+
+    If one of them dies, the images that follow are looked at alone until the cause is found."""
     done, alone = 0, False
     while done < len(indices):
         part = indices[done:done + 1] if alone else indices[done:]
@@ -108,8 +112,10 @@ def inspect_all(
                 raise
             if alone:
                 name = str(files_of(dataset, indices[done])[0] or dataset.ids[indices[done]])
-                yield Inspection(indices[done], None, None, False, 0, [(name, f"{name}: found that the process which read it died "
-                                                                       f"({str(error).splitlines()[0]}), expected a readable file")])
+                yield Inspection(indices[done], None, None, False, 0, [(name, f"{name}: found that the process which "
+                                                                              "read it died "
+                                                                       f"({str(error).splitlines()[0]}), "
+                                                                       "expected a readable file")])
                 done += 1
             alone = not alone
 
@@ -128,7 +134,8 @@ class DataCheck:
     images: Tensor | None = None  # (C,) int64 images that show it
     ignored: int = 0  # pixels of 255
     blank: list[str] = field(default_factory=list)  # ids of images whose label is 255 everywhere
-    resized: list[str] = field(default_factory=list)  # label files of another size than their image, resized to it by the reader
+    # label files of another size than their image, resized to it by the reader
+    resized: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)  # label files without an image
     megabytes: float = 0.0  # of files read
     seconds: float = 0.0
@@ -151,7 +158,8 @@ class DataCheck:
 
     def __str__(self) -> str:
         speed = f"{self.images_per_second:.1f} images/s, {self.megabytes / max(self.seconds, 1e-9):.1f} MB/s with {max(1, self.workers)} process{'es' * (self.workers > 1)}"
-        lines = [f"{self.checked:,} of {self.total:,} images looked at in {self.seconds:.{0 if self.seconds > 99 else 2}f} s ({speed})",
+        lines = [f"{self.checked:,} of {self.total:,} images looked at in "
+                 f"{self.seconds:.{0 if self.seconds > 99 else 2}f} s ({speed})",
                  "sizes    " + _tally({f"{h} x {w}": n for (h, w), n in self.sizes.items()})]
         if set(self.groups) - {""}:
             lines.append("groups   " + _tally(self.groups))
@@ -159,13 +167,19 @@ class DataCheck:
             lines.append("labels   none")
         else:
             share = self.ignored / max(1, self.ignored + int(self.pixels.sum()))
-            lines.append(f"labels   {self.label_space.name}, {self.label_space.num_classes} classes; {share:.1%} of the pixels are ignored")
-            lines += [f"  {name:<14} {part:>8.3%} of the labelled pixels, in {n:,} image{' ' if n == 1 else 's'}  {'#' * round(40 * part)}".rstrip()
+            lines.append(f"labels   {self.label_space.name}, {self.label_space.num_classes} classes; {share:.1%} of "
+                         "the pixels are ignored")
+            lines += [f"  {name:<14} {part:>8.3%} of the labelled pixels, in {n:,} image{' ' if n == 1 else 's'}  "
+                      f"{'#' * round(40 * part)}".rstrip()
                       for name, part, n in zip(self.label_space.classes, (self.pixels / self.pixels.sum().clamp(min=1)).tolist(), self.images.tolist())]
-        notes = {"label of another size than its image, resized to it": self.resized, "label without any class": self.blank,
+        notes = {"label of another size than its image, resized to "
+                 "it": self.resized, "label without any class": self.blank,
                  "label file without an image": self.unused}
-        lines += [f"note     {len(names):,} x {what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}" for what, names in notes.items() if names]
-        lines += [f"BROKEN   {self.broken:,} file{'s' * (self.broken > 1)}:", *(f"  {message}" for _, message in self.errors)] if self.errors else ["No file is broken."]
+        lines += [f"note     {len(names):,} x {what}: "
+                  f"{', '.join(names[:3])}{' …' if len(names) > 3 else ''}" for what, names in notes.items() if names]
+        lines += [f"BROKEN   {self.broken:,} "
+                  f"file{'s' * (self.broken > 1)}:", *("  "
+                                                       f"{message}" for _, message in self.errors)] if self.errors else ["No file is broken."]
         return "\n".join(lines)
 
 # %% ../nbs/runtime/inspection.ipynb #120d8888

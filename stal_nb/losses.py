@@ -149,7 +149,8 @@ def normalised_entropy(
     probs = widened(probs)
     if probs.requires_grad:
         probs = probs.clamp_min(torch.finfo(probs.dtype).tiny)  # the slope of −p log p at 0 is infinite
-    return torch.special.entr(probs).sum(1) / (math.log(probs.shape[1]) or 1.0)  # entr(p) = −p log p, 0 at 0
+    total = torch.special.entr(probs).sum(1)  # entr(p) = −p log p, 0 at 0
+    return (total / (math.log(probs.shape[1]) or 1.0)).clamp(0, 1)  # rounding may step over either end
 
 # %% ../nbs/06_losses.ipynb #a6b4c2f4
 class PseudoLabels(NamedTuple):

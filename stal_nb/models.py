@@ -31,7 +31,8 @@ def conv_bn_relu(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) 
 
 
 def conv3x3(inputs: int, outputs: int, dilation: int = 1, separable: bool = True) -> nn.Sequential:
-    "A 3×3 convolution with BatchNorm and ReLU; separable: first over space within each channel, then over channels at each pixel."
+    """A 3×3 convolution with BatchNorm and ReLU; separable: first over space within each channel, then over channels at
+    each pixel."""
     if not separable:
         return conv_bn_relu(inputs, outputs, 3, dilation)
     over_space = nn.Conv2d(inputs, inputs, 3, padding=dilation, dilation=dilation, groups=inputs, bias=False)
@@ -44,7 +45,8 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 # %% ../nbs/04_models.ipynb #60016cbc
 class ASPP(nn.Module):
-    "Atrous spatial pyramid pooling (DeepLab v3, arXiv 1706.05587): the same place, looked at with several reaches at once."
+    """Atrous spatial pyramid pooling (DeepLab v3, arXiv 1706.05587): the same place, looked at with several reaches at
+    once."""
 
     def __init__(
         self,
@@ -57,7 +59,8 @@ class ASPP(nn.Module):
         super().__init__()
         self.branches = nn.ModuleList(
             [conv_bn_relu(inputs, channels), *(conv3x3(inputs, channels, d, separable) for d in dilations)])
-        self.pool = nn.Sequential(nn.Conv2d(inputs, channels, 1), nn.ReLU())  # no BatchNorm: it has one pixel, and a batch may be one image
+        # no BatchNorm: it has one pixel, and a batch may be one image
+        self.pool = nn.Sequential(nn.Conv2d(inputs, channels, 1), nn.ReLU())
         self.project = nn.Sequential(*conv_bn_relu(channels * (len(dilations) + 2), channels), nn.Dropout(dropout))
 
     def forward(
@@ -69,7 +72,8 @@ class ASPP(nn.Module):
 
 # %% ../nbs/04_models.ipynb #586a8fbb
 class Decoder(nn.Module):
-    "What and where together (DeepLab v3+, arXiv 1802.02611): the pyramid's result, enlarged, beside the early features."
+    """What and where together (DeepLab v3+, arXiv 1802.02611): the pyramid's result, enlarged, beside the early
+    features."""
 
     def __init__(
         self,
@@ -95,12 +99,14 @@ class SegmentationOutput(NamedTuple):
     "What a segmentation network returns."
 
     logits: Tensor  # (B,C,H,W) class scores, at the resolution of the images
-    embeddings: Tensor | None  # (B,D,h,w) a vector for each pixel of a coarser grid, not normalised; None if not asked for
+    # (B,D,h,w) a vector for each pixel of a coarser grid, not normalised; None if not asked for
+    embeddings: Tensor | None
     aux_logits: Tensor | None  # (B,C,H,W) a second, simpler opinion for a training loss; None in evaluation mode
 
 # %% ../nbs/04_models.ipynb #feddd85a
 class SegmentationNetwork(nn.Module):
-    """What all architectures share: a backbone and its normalisation, the heads beside the classifier, weight files, one forward pass.
+    """What all architectures share: a backbone and its normalisation, the heads beside the classifier, weight files,
+    one forward pass.
 
     An architecture is a subclass with its own parts and `decode`. Raises `ConfigError` for images of another kind."""
 
@@ -147,7 +153,8 @@ class SegmentationNetwork(nn.Module):
         aux_images: int | None = None,  # the auxiliary head looks at the first so many images only; None = at all
     ) -> SegmentationOutput:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ConfigError(f"images: found shape {tuple(images.shape)}, {images.dtype}, expected (B, 3, H, W) of floats in [0, 1]")
+            raise ConfigError(f"images: found shape {tuple(images.shape)}, {images.dtype}, "
+                              "expected (B, 3, H, W) of floats in [0, 1]")
         size = images.shape[-2:]
         features = self.backbone((images.to(self.mean.dtype) - self.mean) / self.std)
         coarse_logits, decoded = self.decode(features)
@@ -175,11 +182,13 @@ def check_architecture(
     "Raise `ConfigError` for the first value that cannot work."
     constructor = find_backbone(backbone)
     if multi_grid is not None and "multi_grid" not in inspect.signature(constructor).parameters:
-        raise ConfigError(f"multi_grid: found {multi_grid!r}, expected None for backbone {backbone!r}, which is not a ResNet")
+        raise ConfigError(f"multi_grid: found {multi_grid!r}, "
+                          f"expected None for backbone {backbone!r}, which is not a ResNet")
     if output_stride not in DEFAULT_DILATIONS:
         raise ConfigError(f"output_stride: found {output_stride!r}, expected 8 or 16")
     if aspp_dilations is not None and not (len(aspp_dilations) and all(d == int(d) and d > 0 for d in aspp_dilations)):
-        raise ConfigError(f"aspp_dilations: found {aspp_dilations!r}, expected one or more positive whole numbers, or None")
+        raise ConfigError(f"aspp_dilations: found {aspp_dilations!r}, "
+                          "expected one or more positive whole numbers, or None")
     if not 0 <= dropout < 1:
         raise ConfigError(f"dropout: found {dropout!r}, expected a number from 0 up to 1")
     for name, count in counts.items():
@@ -187,11 +196,13 @@ def check_architecture(
             raise ConfigError(f"{name}: found {count!r}, expected a whole number of 1 or more")
 
 # %% ../nbs/04_models.ipynb #aef7cbc1
-DEFAULT_DILATIONS = {16: (6, 12, 18), 8: (12, 24, 36)}  # output stride -> dilations of ASPP, the same reach in image pixels
+# output stride -> dilations of ASPP, the same reach in image pixels
+DEFAULT_DILATIONS = {16: (6, 12, 18), 8: (12, 24, 36)}
 
 
 class DeepLabV3Plus(SegmentationNetwork):
-    """A class and an embedding for every pixel (arXiv 1802.02611), with the representation head of U2PL (arXiv 2203.03884).
+    """A class and an embedding for every pixel (arXiv 1802.02611), with the representation head of U2PL (arXiv
+    2203.03884).
 
     Raises `ConfigError` for values that cannot work and `WeightsError` if weights cannot be had or do not fit."""
 
@@ -200,15 +211,19 @@ class DeepLabV3Plus(SegmentationNetwork):
         backbone: str,  # a key of `BACKBONES`, or "timm/NAME"
         num_classes: int,  # C
         embedding_dim: int = 256,  # D
-        weights: str | Path | None = "imagenet",  # "imagenet", a .safetensors or .pth file of a backbone or a whole network, None = random
+        # "imagenet", a .safetensors or .pth file of a backbone or a whole network, None = random
+        weights: str | Path | None = "imagenet",
         output_stride: int = 16,  # 16 or 8, image pixels per pixel of the backbone's last map
         aspp_channels: int = 256,  # channels of pyramid and decoder
-        aspp_dilations: Sequence[int] | None = None,  # in pixels of the last map; None = 6, 12, 18 at stride 16 and twice that at stride 8
+        # in pixels of the last map; None = 6, 12, 18 at stride 16 and twice that at stride 8
+        aspp_dilations: Sequence[int] | None = None,
         low_level_channels: int = 48,  # channels of the early features in the decoder
         dropout: float = 0.1,  # after the pyramid, while training
         aux_head: bool = True,  # a second classifier on the backbone's `mid` features, while training
-        separable: bool = True,  # separable 3×3 convolutions in pyramid and decoder, as in the paper; False = plain, as in U2PL's code
-        multi_grid: Sequence[int] | None = None,  # ResNets: factors of the dilation in the last stage, one for each block
+        # separable 3×3 convolutions in pyramid and decoder, as in the paper; False = plain, as in U2PL's code
+        separable: bool = True,
+        # ResNets: factors of the dilation in the last stage, one for each block
+        multi_grid: Sequence[int] | None = None,
     ):
         check_architecture(backbone, multi_grid, output_stride, aspp_dilations, dropout, num_classes=num_classes,
                            embedding_dim=embedding_dim, aspp_channels=aspp_channels, low_level_channels=low_level_channels)
@@ -235,7 +250,8 @@ class ParallelClassifiers(nn.Module):
         num_classes: int,  # C
         dilations: Sequence[int],  # one classifier each, in pixels of the feature map
         dropout: float = 0.0,  # of the feature map, while training
-        separable: bool = False,  # first over space within each channel, then over channels; the paper has plain convolutions
+        # first over space within each channel, then over channels; the paper has plain convolutions
+        separable: bool = False,
     ):
         super().__init__()
         self.dropout = nn.Dropout(dropout)
@@ -258,7 +274,8 @@ class ParallelClassifiers(nn.Module):
         return sum(branch(high) for branch in self.branches)
 
 # %% ../nbs/04_models.ipynb #81579df6
-PARALLEL_DILATIONS = {8: (6, 12, 18, 24), 16: (3, 6, 9, 12)}  # output stride -> dilations of DeepLab v2, the same reach in image pixels
+# output stride -> dilations of DeepLab v2, the same reach in image pixels
+PARALLEL_DILATIONS = {8: (6, 12, 18, 24), 16: (3, 6, 9, 12)}
 
 
 class DeepLabV2(SegmentationNetwork):
@@ -271,14 +288,19 @@ class DeepLabV2(SegmentationNetwork):
         backbone: str,  # a key of `BACKBONES`, or "timm/NAME"
         num_classes: int,  # C
         embedding_dim: int = 256,  # D
-        weights: str | Path | None = "imagenet",  # "imagenet", a .safetensors or .pth file of a backbone or a whole network, None = random
-        output_stride: int = 8,  # 8, as in the paper, or 16; image pixels per pixel of logits and embeddings before they are enlarged
-        aspp_channels: int = 256,  # channels of the representation head's first layer; the classifiers have none between
-        aspp_dilations: Sequence[int] | None = None,  # in pixels of the last map; None = 6, 12, 18, 24 at stride 8 and half of that at stride 16
+        # "imagenet", a .safetensors or .pth file of a backbone or a whole network, None = random
+        weights: str | Path | None = "imagenet",
+        # 8, as in the paper, or 16; image pixels per pixel of logits and embeddings before they are enlarged
+        output_stride: int = 8,
+        # channels of the representation head's first layer; the classifiers have none between
+        aspp_channels: int = 256,
+        # in pixels of the last map; None = 6, 12, 18, 24 at stride 8 and half of that at stride 16
+        aspp_dilations: Sequence[int] | None = None,
         dropout: float = 0.0,  # before the classifiers, while training
         aux_head: bool = True,  # a second classifier on the backbone's `mid` features, while training
         separable: bool = False,  # separable classifiers; the paper has plain ones
-        multi_grid: Sequence[int] | None = None,  # ResNets: factors of the dilation in the last stage, one for each block
+        # ResNets: factors of the dilation in the last stage, one for each block
+        multi_grid: Sequence[int] | None = None,
     ):
         check_architecture(backbone, multi_grid, output_stride, aspp_dilations, dropout, num_classes=num_classes,
                            embedding_dim=embedding_dim, aspp_channels=aspp_channels)
@@ -293,7 +315,8 @@ class DeepLabV2(SegmentationNetwork):
         return self.classifier(features.high), features.high
 
 # %% ../nbs/04_models.ipynb #dfabacca
-ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {  # name in configurations -> constructor; arguments of one name mean the same
+# name in configurations -> constructor; arguments of one name mean the same
+ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {
     "deeplabv3plus": DeepLabV3Plus,
     "deeplabv2": DeepLabV2,
 }
@@ -359,13 +382,15 @@ def predict_probs(
     eval_size: tuple[int, int] | None = None,  # (height, width) the network sees at scale 1; None = as they are
     scales: Sequence[float] = (1.0,),  # positive sizes relative to that; literature: 0.5, 0.75, 1, 1.25, 1.5, 1.75
     flip: bool = False,  # ask about the mirror image too
-    window: tuple[int, int] | None = None,  # (height, width) of a sliding window over the resized image; None = the whole image at once
+    # (height, width) of a sliding window over the resized image; None = the whole image at once
+    window: tuple[int, int] | None = None,
     overlap: float = 0.5,  # in [0,1), share of a window that the next one covers again
 ) -> Tensor:  # (B,C,H,W) probabilities, sum to 1 over C
-    """Probabilities of whole images at their own size, averaged over views: scales, mirror image, windows (arXiv 1606.00915, section 4).
+    """Probabilities of whole images at their own size, averaged over views: scales, mirror image, windows (arXiv
+    1606.00915, section 4).
 
-    A single scale without flip and window is `predict_logits(...).softmax(1)`. One view at a time is in memory, beside the running sum.
-    Raises `ConfigError` for scales, a window or an overlap that cannot work."""
+    A single scale without flip and window is `predict_logits(...).softmax(1)`. One view at a time is in memory, beside
+    the running sum. Raises `ConfigError` for scales, a window or an overlap that cannot work."""
     check_views(scales, window, overlap)
     size, total = images.shape[-2:], None
     for scale in scales:
@@ -399,7 +424,8 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 # %% ../nbs/04_models.ipynb #705c02e5
 class EMATeacher(nn.Module):
-    """The exponential moving average of a student (mean teacher, arXiv 1703.01780): always in evaluation mode, never with gradients.
+    """The exponential moving average of a student (mean teacher, arXiv 1703.01780): always in evaluation mode, never
+    with gradients.
 
     Raises `ConfigError` if `decay` is not a number from 0 to 1."""
 

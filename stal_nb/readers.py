@@ -22,7 +22,8 @@ from .runtime.images import png16
 
 # %% ../nbs/runtime/readers.ipynb #d22bce37
 class CamVid(FileDataset):
-    "CamVid in the SegNet edition: `SPLIT/*.png` or `*.jpg` with `SPLITannot/*.png`; ids 0 to 10, and 11 = void becomes 255."
+    """CamVid in the SegNet edition: `SPLIT/*.png` or `*.jpg` with `SPLITannot/*.png`; ids 0 to 10, and 11 = void
+    becomes 255."""
 
     def __init__(
         self,
@@ -39,20 +40,24 @@ class CamVid(FileDataset):
 
 # %% ../nbs/runtime/readers.ipynb #6d4307be
 def label_id_table() -> Tensor:  # (256,) int64
-    "What Cityscapes' label ids become: 0 to 34 and 255 (the licence plate, -1 in 8 bits) are known, anything else is refused."
+    """What Cityscapes' label ids become: 0 to 34 and 255 (the licence plate, -1 in 8 bits) are known, anything else is
+    refused."""
     table = CITYSCAPES_TRAIN_ID_OF_LABEL_ID.clone()
     table[35:IGNORE] = -1
     return table
 
 # %% ../nbs/runtime/readers.ipynb #e183a9b2
 class GTA5(FileDataset):
-    "GTA5 (Playing for Data): `images/*.png` and `labels/*.png` of the same names, Cityscapes' label ids in palette PNGs."
+    """GTA5 (Playing for Data): `images/*.png` and `labels/*.png` of the same names, Cityscapes' label ids in palette
+    PNGs."""
 
     def __init__(
         self,
         root: str | Path,  # the folder that holds `images/` and `labels/`
     ):
-        "Labels of another size than their image are resized to it. Raises `DataError` if a folder is missing or empty, or an image has no label."
+        """Labels of another size than their image are resized to it.
+
+        Raises `DataError` if a folder is missing or empty, or an image has no label."""
         self.root = Path(root)
         expected = "images in images/ and labels in labels/"
         images, labels = (find_files(_need_folder(self.root, name, expected), (".png",)) for name in ("images", "labels"))
@@ -87,12 +92,16 @@ def _save(picture: Image.Image, file: Path) -> None:
 
 # %% ../nbs/runtime/readers.ipynb #81de8ac9
 SYNTHIA_ID_OF_CLASS = {
-    "road": 3, "sidewalk": 4, "building": 2, "wall": 21, "fence": 5, "pole": 7, "traffic light": 15, "traffic sign": 9, "vegetation": 6, "sky": 1,
-    "person": 10, "rider": 17, "car": 8, "bus": 19, "motorcycle": 12, "bicycle": 11}  # 0 is void; lane marking, parking slot and the like have other numbers up to 22
+    "road": 3, "sidewalk": 4, "building": 2, "wall": 21, "fence": 5, "pole": 7, "traffic "
+                                                                                "light": 15, "traffic "
+                                                                                             "sign": 9, "vegetation": 6, "sky": 1,
+    # 0 is void; lane marking, parking slot and the like have other numbers up to 22
+    "person": 10, "rider": 17, "car": 8, "bus": 19, "motorcycle": 12, "bicycle": 11}
 
 
 def synthia_id_table() -> Tensor:  # (256,) int64, positions in `SYNTHIA`
-    "What the ids in SYNTHIA's files become: sixteen are classes, the others up to 22 stand for none, anything above is refused."
+    """What the ids in SYNTHIA's files become: sixteen are classes, the others up to 22 stand for none, anything above
+    is refused."""
     table = torch.full((256,), -1, dtype=torch.int64)
     table[:23], table[IGNORE] = IGNORE, IGNORE
     for name, id in SYNTHIA_ID_OF_CLASS.items():
@@ -101,8 +110,9 @@ def synthia_id_table() -> Tensor:  # (256,) int64, positions in `SYNTHIA`
 
 # %% ../nbs/runtime/readers.ipynb #4d3c1e9a
 class Synthia(FileDataset):
-    """SYNTHIA-RAND-CITYSCAPES: `RGB/*.png` and `GT/LABELS/*.png` (or `LABELS/*.png`) of the same names. Labels have three 16-bit channels, the
-    class in the first. Its sixteen classes are those of `SYNTHIA`; `RelabelledDataset(Synthia(root), CITYSCAPES)` has Cityscapes' positions."""
+    """SYNTHIA-RAND-CITYSCAPES: `RGB/*.png` and `GT/LABELS/*.png` (or `LABELS/*.png`) of the same names. Labels have
+    three 16-bit channels, the class in the first. Its sixteen classes are those of `SYNTHIA`;
+    `RelabelledDataset(Synthia(root), CITYSCAPES)` has Cityscapes' positions."""
 
     def __init__(
         self,
@@ -136,14 +146,16 @@ def write_synthia(
 
 # %% ../nbs/runtime/readers.ipynb #7d77223f
 class Cityscapes(FileDataset):
-    """Cityscapes: `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` and `gtFine/SPLIT/CITY/*_gtFine_labelIds.png`, or `*_gtFine_labelTrainIds.png` if
-    those are there for every image and the former are not. Ids are `CITY/CITY_SEQUENCE_FRAME`; the city is the group."""
+    """Cityscapes: `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` and `gtFine/SPLIT/CITY/*_gtFine_labelIds.png`, or
+    `*_gtFine_labelTrainIds.png` if those are there for every image and the former are not. Ids are
+    `CITY/CITY_SEQUENCE_FRAME`; the city is the group."""
 
     def __init__(
         self,
         root: str | Path,  # the folder that holds `leftImg8bit/` and `gtFine/`
         split: str,  # "train", "val" or "test"
-        labels: bool | None = None,  # True: must be there; False: all 255, nothing of `gtFine/` is read; None: read if `gtFine/SPLIT` is there
+        # True: must be there; False: all 255, nothing of `gtFine/` is read; None: read if `gtFine/SPLIT` is there
+        labels: bool | None = None,
     ):
         "Raises `DataError` if a folder is missing or empty, a file name is not of that form, or an image has no label."
         self.root, self.split = Path(root), split
@@ -172,7 +184,8 @@ def _fine_labels(images: dict[str, Path], folder: Path) -> tuple[dict[str, Path]
         if not missing[kind]:
             return _of_kind(files, f"_gtFine_{kind}"), table
     kind = min(missing, key=lambda k: len(missing[k]))  # the kind that there is
-    raise DataError(f"{images[missing[kind][0]]}: found no label file for it in {folder} ({len(missing[kind])} of {len(images)} images have none), "
+    raise DataError(f"{images[missing[kind][0]]}: found no label file for it in {folder} ({len(missing[kind])} of "
+                    f"{len(images)} images have none), "
                     f"expected {missing[kind][0]}_gtFine_{kind}.png")
 
 # %% ../nbs/runtime/readers.ipynb #cf5f8cd9

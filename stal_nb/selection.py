@@ -28,8 +28,8 @@ def group_quotas(
 ) -> dict[str, int]:  # group -> how many of it; they sum to k, and none exceeds its group
     """Share k among the groups in proportion to their size, by largest remainder (Hamilton's method).
 
-    Equal remainders go to the larger group, then to the name that comes first. Whole numbers only: nothing is rounded twice.
-    Raises `BudgetError` if k exceeds the pool.
+    Equal remainders go to the larger group, then to the name that comes first. Whole numbers only: nothing is rounded
+    twice. Raises `BudgetError` if k exceeds the pool.
     """
     sizes, n = Counter(groups), len(groups)
     _check_budget(k, n)
@@ -89,7 +89,9 @@ def top_k(
 
 # %% ../nbs/10_selection.ipynb #b069fbfb
 class Region(NamedTuple):
-    "A square window of an image about which a person may be asked: (2 radius + 1) pixels wide. Radius 0 is a single pixel."
+    """A square window of an image about which a person may be asked: (2 radius + 1) pixels wide.
+
+    Radius 0 is a single pixel."""
 
     id: str  # of the image
     y: int  # row of its centre
@@ -99,7 +101,9 @@ class Region(NamedTuple):
 
 @dataclass(frozen=True)
 class StrategyInput:
-    "What a strategy may look at: the unlabelled images, how unsure the network is of them, and how much to choose. Columns it did not ask for may be None."
+    """What a strategy may look at: the unlabelled images, how unsure the network is of them, and how much to choose.
+
+    Columns it did not ask for may be None."""
 
     ids: Sequence[str]  # n ids of the pool's images
     groups: Sequence[str] | None  # n group names (cities, sequences); None if there are none
@@ -158,7 +162,8 @@ def _needed(pool: StrategyInput, column: str, strategy: str) -> Any:
 
 
 _EXPECTED = {"features": "one embedding an image", "class_shares": "the predicted share of each class, a row an image",
-             "class_weights": "one weight a class", "regions": "candidate regions", "region_scores": "one score a region",
+             "class_weights": "one weight a "
+                              "class", "regions": "candidate regions", "region_scores": "one score a region",
              "generator": "a torch.Generator"}
 
 
@@ -166,7 +171,8 @@ def random_images(
     pool: StrategyInput,  # `generator` is used
     group_quota: bool = False,  # give each group its share
 ) -> list[str]:  # k ids
-    """The baseline: every set of k images is equally likely, whatever the order of the pool; with quotas, every set that gives each group its share.
+    """The baseline: every set of k images is equally likely, whatever the order of the pool; with quotas, every set
+    that gives each group its share.
 
     Raises `ConfigError` without a generator, or with quotas without groups."""
     generator = _needed(pool, "generator", "random")
@@ -181,7 +187,9 @@ def most_uncertain(
     measure: str,  # a key of `StrategyInput.scores`
     group_quota: bool = False,  # give each group its share
 ) -> Strategy:
-    "Make the strategy that takes the highest scores. It raises `ConfigError` if the measure, or with quotas the groups, are missing."
+    """Make the strategy that takes the highest scores.
+
+    It raises `ConfigError` if the measure, or with quotas the groups, are missing."""
     def strategy(pool: StrategyInput) -> list[str]:
         if measure not in pool.scores:
             raise ConfigError(f"scores: found {', '.join(pool.scores) or 'none'}, expected {measure!r}")
@@ -198,14 +206,16 @@ STRATEGIES: dict[str, Strategy] = {
     "margin": most_uncertain("margin"),
     "least_confidence": most_uncertain("least_confidence"),
     "entropy_group_quota": most_uncertain("entropy", group_quota=True),  # the released code of the STAL paper
-    "random_group_quota": declare(partial(random_images, group_quota=True)),  # a first purchase that leaves no group out
+    # a first purchase that leaves no group out
+    "random_group_quota": declare(partial(random_images, group_quota=True)),
     "bald": most_uncertain("bald"),  # disagreement of dropout masks (Gal and others 2017)
     "ensemble": most_uncertain("ensemble"),  # disagreement of networks (Beluch and others 2018)
 }
 
 # %% ../nbs/10_selection.ipynb #5b7825ae
 def _check_pool(pool: StrategyInput, unit: str = "images") -> None:
-    "Raise if a pool's columns do not fit together, an id comes twice, a score is not finite, or k exceeds what there is."
+    """Raise if a pool's columns do not fit together, an id comes twice, a score is not finite, or k exceeds what there
+    is."""
     n = len(pool.ids)
     if not n and pool.k:
         raise BudgetError(f"ids: found an empty pool, expected at least the {pool.k} {unit} to choose")
@@ -229,7 +239,8 @@ def _check_pool(pool: StrategyInput, unit: str = "images") -> None:
         return
     scores = () if pool.region_scores is None else pool.region_scores
     if len(scores) != len(pool.regions):
-        raise ConfigError(f"region_scores: found {len(scores)} entries, expected one for each of {len(pool.regions)} regions")
+        raise ConfigError(f"region_scores: found {len(scores)} entries, "
+                          f"expected one for each of {len(pool.regions)} regions")
     foreign = {region.id for region in pool.regions} - set(pool.ids)
     if foreign:
         raise ConfigError(f"regions: found one of image {min(foreign)!r}, which is not in the pool")
@@ -242,8 +253,8 @@ def select(
 ) -> list[str] | list[Region]:  # k different ids of the pool; k different regions if the strategy asks for regions or pixels
     """Choose k images, regions or pixels with a named strategy, and check what it was given and what it returns.
 
-    Raises `ConfigError` for an unknown strategy, columns that do not fit, NaN scores, or a strategy that returns a wrong number of ids,
-    one twice or one from outside the pool; `BudgetError` for an empty pool or a k above it.
+    Raises `ConfigError` for an unknown strategy, columns that do not fit, NaN scores, or a strategy that returns a
+    wrong number of ids, one twice or one from outside the pool; `BudgetError` for an empty pool or a k above it.
     """
     if name not in STRATEGIES:
         raise ConfigError(f"strategy: found {name!r}, expected one of {', '.join(STRATEGIES)}")
@@ -258,12 +269,14 @@ def select(
         raise ConfigError(f"strategy {name!r}: found {thing} {min(foreign, key=str)!r}, which is not in the pool")
     different = len(set(chosen))
     if different != pool.k or len(chosen) != pool.k:
-        raise ConfigError(f"strategy {name!r}: found {len(chosen)} {thing}s, {different} of them different, expected {pool.k} different ones")
+        raise ConfigError(f"strategy {name!r}: found {len(chosen)} {thing}s, {different} of them different, "
+                          f"expected {pool.k} different ones")
     return chosen
 
 # %% ../nbs/10_selection.ipynb #384b9019
 def _distances(x: Tensor, centres: Tensor) -> Tensor:
-    "(n, m) Euclidean distances, each from its own two rows alone: equal rows have equal distances to the last bit, wherever they stand."
+    """(n, m) Euclidean distances, each from its own two rows alone: equal rows have equal distances to the last bit,
+    wherever they stand."""
     return torch.cdist(x, centres, compute_mode="donot_use_mm_for_euclid_dist")
 
 
@@ -275,12 +288,12 @@ def k_center(
     """Greedy k-centre: add the image that is farthest from all labelled and added ones (Sener and Savarese 2018).
 
     Without labelled images it starts with the image nearest to the mean. Among equal distances the first position wins.
-    Time k n D, memory n D; computed in double precision where the device has it.
-    Raises `ConfigError` for features that are not (n, D) or not finite and for wrong positions, `BudgetError` if k exceeds the images
-    without a label.
+    Time k n D, memory n D; computed in double precision where the device has it. Raises `ConfigError` for features that
+    are not (n, D) or not finite and for wrong positions, `BudgetError` if k exceeds the images without a label.
     """
     if features.ndim != 2 or not features.isfinite().all():
-        raise ConfigError(f"features: found shape {tuple(features.shape)}, expected finite values (n, D), one row an image")
+        raise ConfigError(f"features: found shape {tuple(features.shape)}, "
+                          "expected finite values (n, D), one row an image")
     x = features.detach().double() if features.device.type != "mps" else features.detach().float()
     n, start = len(x), sorted(set(torch.as_tensor(labelled).flatten().tolist()))
     if start and not 0 <= start[0] <= start[-1] < n:
@@ -305,11 +318,14 @@ def cover(
     among: Sequence[int] | None = None,  # positions that may be chosen; None = all
     strategy: str = "core_set",  # for messages
 ) -> list[str]:  # k ids in the order in which they were chosen
-    "Greedy k-centre over images in the order of their ids, starting from the labelled images. Raises `ConfigError` without features."
+    """Greedy k-centre over images in the order of their ids, starting from the labelled images.
+
+    Raises `ConfigError` without features."""
     features = _needed(pool, "features", strategy)
     before = features[:0] if pool.labelled_features is None else pool.labelled_features.to(features)
     if before.shape[1:] != features.shape[1:]:
-        raise ConfigError(f"labelled_features: found shape {tuple(before.shape)}, expected rows as long as those of features {tuple(features.shape)}")
+        raise ConfigError(f"labelled_features: found shape {tuple(before.shape)}, "
+                          f"expected rows as long as those of features {tuple(features.shape)}")
     order = sorted(range(len(pool.ids)) if among is None else among, key=pool.ids.__getitem__)
     added = k_center(torch.cat([before, features[order]]), range(len(before)), pool.k)
     return [pool.ids[order[i - len(before)]] for i in added]
@@ -320,7 +336,9 @@ def uncertainty_diversity(
     measure: str = "entropy",
     factor: float = 2.0,  # times as many as are wanted stay after the first step, 1 or more
 ) -> list[str]:  # k ids
-    "The most uncertain images, thinned out so that they differ. Raises `ConfigError` if the score or the features are missing."
+    """The most uncertain images, thinned out so that they differ.
+
+    Raises `ConfigError` if the score or the features are missing."""
     best = most_uncertain(measure)(replace(pool, k=min(len(pool.ids), max(pool.k, int(factor * pool.k)))))
     where = {id: i for i, id in enumerate(pool.ids)}
     return cover(pool, [where[id] for id in best], "uncertainty_diversity")
@@ -333,11 +351,15 @@ STRATEGIES["uncertainty_diversity"] = declare(uncertainty_diversity, {"entropy",
 def rare_class(
     pool: StrategyInput,  # `class_shares` and `class_weights`
 ) -> list[str]:  # k ids
-    "Images that seem to show much of the classes that are known badly. Raises `ConfigError` if a column is missing or the two differ in classes."
+    """Images that seem to show much of the classes that are known badly.
+
+    Raises `ConfigError` if a column is missing or the two differ in classes."""
     shares, weights = _needed(pool, "class_shares", "rare_class"), _needed(pool, "class_weights", "rare_class")
     if shares.ndim != 2 or weights.shape != shares.shape[1:]:
-        raise ConfigError(f"class_weights: found shape {tuple(weights.shape)}, expected one weight for each class of class_shares {tuple(shares.shape)}")
-    scores = (shares.double() * weights.to(shares.device).double()).sum(1)  # a row at a time: the same for equal images, wherever they stand
+        raise ConfigError(f"class_weights: found shape {tuple(weights.shape)}, "
+                          f"expected one weight for each class of class_shares {tuple(shares.shape)}")
+    # a row at a time: the same for equal images, wherever they stand
+    scores = (shares.double() * weights.to(shares.device).double()).sum(1)
     return [pool.ids[i] for i in top_k(scores, pool.k, ids=pool.ids)]
 
 
@@ -348,18 +370,22 @@ def select_regions(
     score_map: Tensor,  # (H, W) the larger, the earlier; -inf = not to be taken
     n: int,  # how many at most
     radius: int,  # k: a region is (2k + 1) x (2k + 1) pixels; 0 = single pixels
-    suppress: int | None = None,  # no two centres within so many pixels, along rows and columns; None = 2k: regions do not overlap
+    # no two centres within so many pixels, along rows and columns; None = 2k: regions do not overlap
+    suppress: int | None = None,
 ) -> Tensor:  # (m, 2) int64 on the map's device: row and column of each centre, best first; m < n if no more fit
-    """Greedy choice with suppression (RIPU, Xie and others 2022). Centres are at least k pixels inside the image. The first of equal values wins, row by row.
+    """Greedy choice with suppression (RIPU, Xie and others 2022). Centres are at least k pixels inside the image. The
+    first of equal values wins, row by row.
 
-    Waits for the device. Raises `ConfigError` for a map that is not (H, W), holds NaN or +inf, is smaller than a region, or for negative numbers.
+    Waits for the device. Raises `ConfigError` for a map that is not (H, W), holds NaN or +inf, is smaller than a
+    region, or for negative numbers.
     """
     suppress = 2 * radius if suppress is None else suppress
     for name, value in (("n", n), ("radius", radius), ("suppress", suppress)):
         if isinstance(value, bool) or not isinstance(value, Integral) or value < 0:
             raise ConfigError(f"{name}: found {value!r}, expected a whole number of 0 or more")
     if score_map.ndim != 2 or min(score_map.shape) < 2 * radius + 1:
-        raise ConfigError(f"score_map: found shape {tuple(score_map.shape)}, expected (H, W) of at least {2 * radius + 1} pixels each way")
+        raise ConfigError(f"score_map: found shape {tuple(score_map.shape)}, "
+                          f"expected (H, W) of at least {2 * radius + 1} pixels each way")
     height, width = score_map.shape
     inner = score_map[radius:height - radius, radius:width - radius].detach().float().to("cpu", copy=True).numpy()
     if not (inner < torch.inf).all():
@@ -396,7 +422,9 @@ def region_strategy(
     unit: str = "regions",  # or "pixels"
     needs: Iterable[str] = (),  # further columns
 ) -> Strategy:
-    "Make the strategy that takes the candidates of highest score over the whole pool. Equal scores: by id, row, column."
+    """Make the strategy that takes the candidates of highest score over the whole pool.
+
+    Equal scores: by id, row, column."""
     def strategy(pool: StrategyInput) -> list[Region]:
         regions, scores = _needed(pool, "regions", unit), _needed(pool, "region_scores", unit)
         by_name = sorted(range(len(regions)), key=regions.__getitem__)

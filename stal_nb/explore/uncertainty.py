@@ -53,7 +53,7 @@ from ..step import TrainingState
 from ..trainer import Trainer
 from ..calibration import Calibration, ErrorHistogram, error_auroc, reliability, sparsification
 from stal_nb.uncertainty import (
-    MEASURES, ENSEMBLE_MEASURES, Opinions, bald, class_probs, class_std, dropout_passes, ensemble_passes,
+    MEASURES, ENSEMBLE_MEASURES, Ensemble, bald, class_probs, class_std, dropout_passes, ensemble_passes,
     entropy, evaluating, expected_entropy, image_score, least_confidence, margin, mean_std, region_impurity,
     region_uncertainty, ripu, variation_ratio,
 )
@@ -480,7 +480,7 @@ def _warm_up(start: nn.Module) -> dict[int, dict[str, Tensor]]:
 
 # %% ../../nbs/explore/09_uncertainty.ipynb #f0bdbaf7
 def opinions_figure(
-    heard: dict[str, Opinions],  # title of a row -> opinions on this one image
+    heard: dict[str, Ensemble],  # title of a row -> opinions on this one image
 ) -> plt.Figure:
     "Predictive entropy as the sum of expected entropy and BALD, the votes and the spread; BALD and the spread stretched to their own largest value."
     figure, axes = plt.subplots(len(heard), 5, figsize=(13, 1.55 * len(heard)), dpi=72, layout="constrained")
@@ -501,9 +501,9 @@ def passes_figure(
     most: int = 64,  # T that stands for "very many"
 ) -> plt.Figure:
     "How soon the maps of T passes agree with those of very many: rank correlation of the pixels, for other masks."
-    reference = Opinions(dropout_passes(network, images, most, torch.Generator().manual_seed(1)))
+    reference = Ensemble(dropout_passes(network, images, most, torch.Generator().manual_seed(1)))
     names = ("predictive_entropy", "bald", "variation_ratio", "mean_std")
-    lines, heard = {name: [] for name in names}, Opinions()
+    lines, heard = {name: [] for name in names}, Ensemble()
     for number, probs in enumerate(dropout_passes(network, images, max(counts)), 1):
         heard.add(probs)
         if number in counts:
@@ -611,7 +611,7 @@ def judge_measures(
                    "ensemble": ensemble_passes(committee, images, predict) if committee else None}
         for kind, stream in several.items():
             if stream is not None:
-                heard = Opinions(stream)
+                heard = Ensemble(stream)
                 for name in ("predictive_entropy", "bald", "variation_ratio", "mean_std"):
                     maps[f"{kind}_{name}"] = ENSEMBLE_MEASURES[name](heard)
                     labels[f"{kind}_{name}"] = f"{kind}: {'BALD' if name == 'bald' else name.replace('_', ' ')}"
@@ -699,7 +699,7 @@ KINDS = ("one", "dropout", "committee")  # where opinions come from
 class ExploredMeasure(NamedTuple):
     "A measure as the explorer offers it."
     label: str
-    function: Callable[[Opinions, int, int], Tensor]  # (opinions, radius, class) -> (1, H, W) in [0, 1]
+    function: Callable[[Ensemble, int, int], Tensor]  # (opinions, radius, class) -> (1, H, W) in [0, 1]
     text: str  # what it asks
     several: bool = False  # needs more than one opinion
     parameter: str = ""  # "radius", "class" or none
@@ -845,7 +845,7 @@ class UncertaintyExplorer(anywidget.AnyWidget):
         "What was computed lately stays, up to so many numbers: a dozen images of 256 × 512, or the last of 1024 × 2048."
         if key not in self._known:
             self._known[key] = compute()
-            size = lambda value: 3 * value.mean.numel() if isinstance(value, Opinions) else 500_000  # noqa: E731
+            size = lambda value: 3 * value.mean.numel() if isinstance(value, Ensemble) else 500_000  # noqa: E731
             while len(self._known) > 3 and sum(map(size, self._known.values())) > most:
                 self._known.popitem(last=False)
         self._known.move_to_end(key)
@@ -864,14 +864,14 @@ class UncertaintyExplorer(anywidget.AnyWidget):
         who = {"one": (self.network,), "dropout": (self.network, self.passes, self.rate), "committee": tuple(self._committee)}
         return "opinions", self.image, self.opinions, *who[self.opinions]
 
-    def heard(self) -> Opinions:
+    def heard(self) -> Ensemble:
         "The opinions on the image, as chosen: of one pass, of dropout passes, or of a committee."
-        def compute() -> Opinions:
+        def compute() -> Ensemble:
             images = self._sample().image[None].to(self._device)
             if self.opinions == "dropout":
-                return Opinions(dropout_passes(self._model(self.network), images, self.passes, rate=self.rate, predict=self._predict))
+                return Ensemble(dropout_passes(self._model(self.network), images, self.passes, rate=self.rate, predict=self._predict))
             names = [self.network] if self.opinions == "one" else self._committee
-            return Opinions(ensemble_passes((self._model(name) for name in names), images, self._predict))
+            return Ensemble(ensemble_passes((self._model(name) for name in names), images, self._predict))
 
         return self._remember(self._opinion_key(), compute)
 
