@@ -159,7 +159,7 @@ class PseudoLabels(NamedTuple):
     confidence: Tensor  # (B,H,W) probability of the likeliest class, in [1/C, 1]
     entropy: Tensor  # (B,H,W) normalised, 0 = sure, 1 = unsure
     threshold: Tensor  # 0-d: the entropy at which pixels are dropped
-    guess: Tensor | None = None  # (B,H,W) int64: the likeliest class of every pixel, dropped or not
+    prediction: Tensor | None = None  # (B,H,W) int64: the likeliest class of every pixel, dropped or not
 
 # %% ../nbs/06_losses.ipynb #77e93efa
 def _likeliest(
@@ -192,11 +192,11 @@ def _read_teacher(
         return found
     logits = logits.contiguous()
     below = logits - logits.amax(1, keepdim=True)  # z − max z
-    guess, exps = _likeliest(below), below.exp()
+    prediction, exps = _likeliest(below), below.exp()
     total = exps.sum(1)  # S: p_c = e^(z_c − max z) / S, which is 1 / S for the likeliest class
     # −Σ p log p = log S − Σ (z − max z) e^(z − max z) / S: one logarithm a pixel instead of one a class
     entropy = (total.log() - exps.mul_(below).sum(1) / total).clamp(min=0) / (math.log(C) or 1.0)
-    return guess, 1 / total, entropy
+    return prediction, 1 / total, entropy
 
 # %% ../nbs/06_losses.ipynb #4e3d15d3
 @torch.no_grad()
@@ -216,7 +216,7 @@ def pseudo_labels(
     check_range("drop_percent", drop_percent, 0, 100)
     if keep not in ("sure", "unsure"):
         raise ConfigError(f"keep: found {keep!r}, expected 'sure' or 'unsure'")
-    guess, confidence, entropy = _read_teacher(widened(teacher_logits))
+    prediction, confidence, entropy = _read_teacher(widened(teacher_logits))
     if keep == "sure":
         threshold = masked_percentile(entropy, valid, 100 - drop_percent, gather=gather)
         kept = entropy <= threshold
@@ -224,7 +224,7 @@ def pseudo_labels(
         threshold = masked_percentile(entropy, valid, drop_percent, upper=True, gather=gather)
         kept = entropy >= threshold
     kept = kept if valid is None else kept & valid
-    return PseudoLabels(guess.masked_fill(~kept, IGNORE), confidence, entropy, threshold, guess)
+    return PseudoLabels(prediction.masked_fill(~kept, IGNORE), confidence, entropy, threshold, prediction)
 
 # %% ../nbs/06_losses.ipynb #40ad5b0b
 @torch.no_grad()

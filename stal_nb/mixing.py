@@ -75,7 +75,7 @@ class CutMixTable(nn.Module):
     def update(
         self,
         indices: Tensor,  # (B,) int64 numbers of the images; an image may be there twice
-        labels: Tensor,  # (B,H,W) int64 labels or the teacher's guess, 255 = ignore
+        labels: Tensor,  # (B,H,W) int64 labels or the teacher's prediction, 255 = ignore
         gather: bool = False,  # with the images of all processes, B in each: every process then holds the same table
     ) -> None:
         "Replace the rows of these images by what is seen now; several looks at one image in a batch are joined by or."
@@ -171,7 +171,7 @@ def region_boxes(
 
 # %% ../nbs/08_mixing.ipynb #561891dc
 def class_boxes(
-    labels: Tensor,  # (B,H,W) integer labels, usually the teacher's guess; 255 = ignore
+    labels: Tensor,  # (B,H,W) integer labels, usually the teacher's prediction; 255 = ignore
     classes: Tensor,  # (B,) int64 class wanted from each image; -1 = none
     generator: torch.Generator | None = None,  # on the same device
     stride: int = 4,  # pixels a cell; boxes are rounded outwards to multiples of it

@@ -83,15 +83,15 @@ def training_step(
             teacher = state.teacher(views)
             teacher_logits, teacher_embeddings = teacher.logits.float(), teacher.embeddings.float()
 
-    # 3. Its guesses become pseudo-labels; CutMix moves a box of each partner, guesses and all, into the base image.
+    # 3. Its predictions become pseudo-labels; CutMix moves a box of each partner, predictions and all, into the base image.
     students_view = image
     if num_unlabelled:
         pseudo = pseudo_labels(teacher_logits[num_labelled:], config.drop_percent * (1 - progress),
                                keep="unsure" if config.keep_unsure else "sure", valid=~batch["padding"], gather=True)
         kept, inside = sum_over_processes((pseudo.labels != IGNORE).sum(), (~batch["padding"]).sum())
-        guess = pseudo.guess.masked_fill(batch["padding"], IGNORE)
-        state.target_table.update(batch["unlabelled_index"], guess, gather=True)
-        boxes = class_boxes(guess[num_unlabelled:], batch["partner_class"], generator=generator, stride=4, gather=True)  # empty where nothing is asked for
+        prediction = pseudo.prediction.masked_fill(batch["padding"], IGNORE)
+        state.target_table.update(batch["unlabelled_index"], prediction, gather=True)
+        boxes = class_boxes(prediction[num_unlabelled:], batch["partner_class"], generator=generator, stride=4, gather=True)  # empty where nothing is asked for
         base, other = slice(0, num_unlabelled), slice(num_unlabelled, None)
         mixed, *fields = cutmix(
             boxes, *((t[base], t[other]) for t in (batch["unlabelled"], pseudo.labels, pseudo.confidence, pseudo.entropy)))
@@ -124,7 +124,7 @@ def training_step(
 
     # 6. L_c: pull anchors to their class's centre, push them from the bank's negatives.
     if config.lambda_c > 0:
-        mixing = (guess, boxes) if num_unlabelled else None
+        mixing = (prediction, boxes) if num_unlabelled else None
         terms["L_c"] = contrast_step(state.memory, output.embeddings.float(), teacher_view(teacher_logits, teacher_embeddings, labels, mixing),
                                      config, generator, parts)
 
@@ -167,9 +167,9 @@ def teacher_view(
     L, coarse = len(labels), (..., slice(None, None, stride), slice(None, None, stride))
     logits, labels = logits[coarse], labels[coarse]
     if mixing is not None:
-        guess, boxes = mixing
+        prediction, boxes = mixing
         U = len(boxes)
-        *mixed, embeddings[L:L + U] = cutmix(boxes, *((t[:U], t[U:]) for t in (logits[L:], guess[coarse], embeddings[L:])), stride=stride)
+        *mixed, embeddings[L:L + U] = cutmix(boxes, *((t[:U], t[U:]) for t in (logits[L:], prediction[coarse], embeddings[L:])), stride=stride)
         embeddings = embeddings[:L + U]  # mixed in place: the largest tensor of all is not copied as a whole
         logits, labels = (torch.cat([own, other]) for own, other in zip((logits[:L], labels), mixed))
     return TeacherView(logits.softmax(1), embeddings, labels, torch.arange(len(labels), device=labels.device) < L)

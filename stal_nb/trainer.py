@@ -75,7 +75,7 @@ class Probe:
 
     @torch.no_grad()
     def beliefs(self, state: TrainingState, config: TrainingConfig) -> dict[str, Tensor]:
-        "How right the teacher's guesses are among those kept and those dropped at d = `config.drop_percent`, and how far the student is from them."
+        "How right the teacher's predictions are among those kept and those dropped at d = `config.drop_percent`, and how far the student is from them."
         device = next(state.student.parameters()).device
         images, labels = self.images.to(device), self.labels.to(device)
         training = state.student.training

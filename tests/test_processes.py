@@ -141,7 +141,7 @@ def selection(rank, folder):
 def parts_of_the_losses(rank, folder):
     "The mean of the parts is the loss of the joint batch, and so is that of the gradients."
     logits, labels, valid, maps = joint_batch()
-    guess = pseudo_labels(logits.flip(0), 20, valid=valid)
+    prediction = pseudo_labels(logits.flip(0), 20, valid=valid)
     rate = torch.linspace(0.2, 1, C)
     losses = {
         "ohem": lambda x, y, p, g, **k: supervised_loss(x, y, x.flip(1), threshold=0.3, min_kept=60, **k),
@@ -152,8 +152,8 @@ def parts_of_the_losses(rank, folder):
         "nothing believed": lambda x, y, p, g, **k: unsupervised_loss(x, PseudoLabels(torch.full_like(p[0], IGNORE), *p[1:]), **k)}
     for name, loss in losses.items():
         whole, part = logits.clone().requires_grad_(), mine(logits, rank).requires_grad_()
-        joint = loss(whole, labels, guess, None)
-        own = loss(part, mine(labels, rank), PseudoLabels(*(mine(t, rank) for t in guess[:3]), guess.threshold), None, gather=True)
+        joint = loss(whole, labels, prediction, None)
+        own = loss(part, mine(labels, rank), PseudoLabels(*(mine(t, rank) for t in prediction[:3]), prediction.threshold), None, gather=True)
         joint.backward()
         own.backward()
         torch.testing.assert_close(sum_over_processes(own.detach())[0] / 2, joint.detach(), msg=name)
@@ -161,8 +161,8 @@ def parts_of_the_losses(rank, folder):
 
     g, h = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     kind = slice(6, 8)  # unlabelled images are the last kind: one in each process, in the order of the ranks
-    some = PseudoLabels(*(t[kind] for t in guess[:3]), guess.threshold)
-    one = PseudoLabels(*(t[rank:rank + 1] for t in some[:3]), guess.threshold)
+    some = PseudoLabels(*(t[kind] for t in prediction[:3]), prediction.threshold)
+    one = PseudoLabels(*(t[rank:rank + 1] for t in some[:3]), prediction.threshold)
     weights = pseudo_label_weights(some, 2.0, rate, g)
     torch.testing.assert_close(pseudo_label_weights(one, 2.0, rate, h, gather=True), weights[rank:rank + 1])
     assert torch.equal(g.get_state(), h.get_state())  # and the next draw is in step
@@ -252,10 +252,10 @@ def test_without_a_process_group_gathering_changes_nothing():
     assert gather_over_processes(labels).shape == (1, *labels.shape)
     for given in (None, valid):
         assert torch.equal(masked_percentile(logits[:, 0], given, 40, gather=True), masked_percentile(logits[:, 0], given, 40))
-    guess = pseudo_labels(logits, 20, valid=valid, gather=True)
+    prediction = pseudo_labels(logits, 20, valid=valid, gather=True)
     for gather in (False, True):
         assert supervised_loss(logits, labels, gather=gather) == supervised_loss(logits, labels)
-        assert unsupervised_loss(logits, guess, gather=gather) == unsupervised_loss(logits, guess)
+        assert unsupervised_loss(logits, prediction, gather=gather) == unsupervised_loss(logits, prediction)
     found = sample_pixels_of_all(logits > 1, 5, torch.Generator().manual_seed(0), PARTS)
     assert found[2] is None and all(torch.equal(a, b) for a, b in zip(found, sample_pixels(logits > 1, 5, torch.Generator().manual_seed(0))))
 
