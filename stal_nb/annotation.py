@@ -131,17 +131,17 @@ class CostModel:
         fresh = self._within(ids, np.full(ids.shape, IGNORE, ids.dtype), inside, looked=0)
         if prediction is None:
             return fresh
-        guess = _like(prediction, ids, "prediction", "iu")
-        pieces = connected_pieces(np.where(inside, guess.astype(np.int64), -1), background=-1, connectivity=1)
+        predicted = _like(prediction, ids, "prediction", "iu")
+        pieces = connected_pieces(np.where(inside, predicted.astype(np.int64), -1), background=-1, connectivity=1)
         looked = int((np.bincount(pieces.ravel())[1:] >= self.least * ids.size).sum())
-        return min(fresh, self._within(ids, guess, inside, looked), key=lambda cost: cost.seconds)
+        return min(fresh, self._within(ids, predicted, inside, looked), key=lambda cost: cost.seconds)
 
-    def _within(self, ids: np.ndarray, guess: np.ndarray, inside: np.ndarray, looked: int) -> Cost:
-        "Cost of turning a guess into the labels, inside a region."
-        down, right = ((ids[a] != ids[b]) & (guess[a] == guess[b]) & inside[a] & inside[b] for a, b in (
+    def _within(self, ids: np.ndarray, predicted: np.ndarray, inside: np.ndarray, looked: int) -> Cost:
+        "Cost of turning a prediction into the labels, inside a region."
+        down, right = ((ids[a] != ids[b]) & (predicted[a] == predicted[b]) & inside[a] & inside[b] for a, b in (
             (np.s_[1:], np.s_[:-1]), (np.s_[:, 1:], np.s_[:, :-1])))
-        wrong = inside & (ids != guess) & (ids != IGNORE)
-        pieces = connected_pieces(np.where(wrong, ids.astype(np.int64) * 256 + guess, -1), background=-1, connectivity=1)
+        wrong = inside & (ids != predicted) & (ids != IGNORE)
+        pieces = connected_pieces(np.where(wrong, ids.astype(np.int64) * 256 + predicted, -1), background=-1, connectivity=1)
         drawn = np.zeros(ids.shape, bool)  # pixels at a boundary that is not there yet
         drawn[1:] |= down
         drawn[:-1] |= down

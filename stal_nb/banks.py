@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .labels import IGNORE
-from .runtime.distributed import gather_entries, sum_over_processes
+from .runtime.distributed import batch_sum
 from .runtime.errors import ConfigError, DataError, LabelError
 
 # %% ../nbs/07_banks.ipynb #71067c79
@@ -69,7 +69,6 @@ class ClassMemoryBank(nn.Module):
         embeddings: Tensor,  # (N,D) floating, on the bank's device; oldest first
         classes: Tensor,  # (N,) integers: the queue each goes to; 255 = none
         valid: Tensor | None = None,  # (N,) bool: rows that count; None = all
-        gather: bool = False,  # append the rows of all processes, as `gather_entries` orders them: every process then holds the same bank
     ) -> None:
         """Append to the queues, in order. A class that gets more than it can hold keeps the last ones, as a queue does.
 
@@ -80,8 +79,6 @@ class ClassMemoryBank(nn.Module):
         self._check_push(embeddings, classes, valid)
         C = self.num_classes
         embeddings = embeddings.detach().to(self.entries.dtype)
-        if gather:
-            embeddings, classes, valid = gather_entries(embeddings, classes, valid)
         taken = (classes >= 0) & (classes < C) & embeddings.isfinite().all(1)
         if valid is not None:
             taken = taken & valid
@@ -177,7 +174,6 @@ _UNIT = 2.0**30  # probabilities are added as whole multiples of 1 / _UNIT, so t
 def class_confidence(
     probs: Tensor,  # (B,C,H,W) floating, in [0,1], sums to 1 over C
     labels: Tensor,  # (B,H,W) integers, 255 = ignore
-    gather: bool = False,  # over the pixels of all processes of `torch.distributed`; each gets the same answer
 ) -> tuple[Tensor, Tensor]:  # (C,) float32 in [0,1], 0 where the class does not occur; (C,) int64 pixels of each class
     """Conf^batch: mean probability of the right class over the pixels of each class. The same to the last bit in any order of the pixels.
 
@@ -191,14 +187,13 @@ def class_confidence(
         raise LabelError(f"labels: found {tuple(labels.shape)} {labels.dtype} for probs {tuple(probs.shape)}, expected integers (B,H,W)")
     num_classes, labels = probs.shape[1], labels.long()
     known = (labels >= 0) & (labels < num_classes)
-    return confidence_of_right(probs.gather(1, torch.where(known, labels, 0)[:, None])[:, 0], labels, num_classes, gather)
+    return confidence_of_right(probs.gather(1, torch.where(known, labels, 0)[:, None])[:, 0], labels, num_classes)
 
 # %% ../nbs/07_banks.ipynb #a1d28826
 def confidence_of_right(
     right: Tensor,  # (B,H,W) floating, in [0,1]: probability of the label; anything where that is 255
     labels: Tensor,  # (B,H,W) int64, 255 = ignore
     num_classes: int,  # C
-    gather: bool = False,  # over the pixels of all processes of `torch.distributed`; each gets the same answer
 ) -> tuple[Tensor, Tensor]:  # (C,) float32 in [0,1], 0 where the class does not occur; (C,) int64 pixels of each class
     "`class_confidence` where the probability of the right class is at hand already: e to the minus cross entropy, say. Raises what that raises."
     if right.shape != labels.shape or right.ndim != 3 or not right.is_floating_point():
@@ -216,8 +211,7 @@ def confidence_of_right(
     empty = torch.zeros(line.numel() * (num_classes + 1), dtype=torch.int64, device=labels.device)
     total = empty.index_add(0, cell, whole.flatten()).view(-1, num_classes + 1).sum(0)[:num_classes]
     count = empty.index_add(0, cell, torch.ones_like(cell)).view(-1, num_classes + 1).sum(0)[:num_classes]
-    if gather:
-        total, count = sum_over_processes(total, count)  # of integers: exact, in any order
+    total, count = batch_sum(total, count)  # of integers: exact, in any order
     return (total / count.clamp(min=1)).float() / _UNIT, count
 
 # %% ../nbs/07_banks.ipynb #8763e712
@@ -248,7 +242,6 @@ class ConfidenceBank(nn.Module):
         self,
         probs: Tensor,  # (B,C,H,W) floating, in [0,1]
         labels: Tensor,  # (B,H,W) integers, 255 = ignore
-        gather: bool = False,  # over the batches of all processes, as if they were one batch: every process then holds the same bank
     ) -> None:
         """Conf <- alpha Conf + (1 - alpha) Conf^batch for the classes of the batch; the others stay as they are.
 
@@ -256,17 +249,16 @@ class ConfidenceBank(nn.Module):
         """
         if probs.shape[1:2] != self.confidence.shape:
             raise DataError(f"probs: found shape {tuple(probs.shape)}, expected (B,{len(self.confidence)},H,W)")
-        self.absorb(*class_confidence(probs, labels, gather))
+        self.absorb(*class_confidence(probs, labels))
 
     @torch.no_grad()
     def update_right(
         self,
         right: Tensor,  # (B,H,W) floating, in [0,1]: probability of the label
         labels: Tensor,  # (B,H,W) int64, 255 = ignore
-        gather: bool = False,  # as in `update`
     ) -> None:
         "`update` from the probabilities of the right class alone, which a cross entropy has at hand: e to its minus. Raises what `update` raises."
-        self.absorb(*confidence_of_right(right, labels, len(self.confidence), gather))
+        self.absorb(*confidence_of_right(right, labels, len(self.confidence)))
 
     @torch.no_grad()
     def absorb(

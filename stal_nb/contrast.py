@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from .banks import ClassMemoryBank
 from .labels import IGNORE
 from .losses import anchor_mask, class_prototypes, memory_contrastive_loss, negative_mask, normalised_entropy
-from .runtime.distributed import sum_over_processes
+from .runtime.distributed import batch_sum, joint_batch
 from .runtime.errors import ConfigError
 from .runtime.ops import gather_pixels, sample_pixels_of_all
 
@@ -37,18 +37,17 @@ def contrast_with_bank(
     ranks: tuple[int, int] = (3, 20),  # r_l, r_h
     released: bool = False,  # negatives as in the released code, which finds none
     generator: torch.Generator | None = None,  # on the device of the tensors
-    parts: Sequence[int] | None = None,  # several processes: how many of the B images are of each kind
 ) -> Tensor:  # scalar; 0 if no class has anchors and negatives
     "L_c (arXiv 2301.13361; U2PL, arXiv 2203.03884). Raises `ConfigError` for shapes and settings that do not fit."
     with torch.no_grad():
         roles, inside = (probs, labels, normalised_entropy(probs), labelled), labels != IGNORE
-        anchors_at = anchor_mask(*roles, threshold=threshold, entropy_percentile=percentiles[0], valid=inside, gather=True)
+        anchors_at = anchor_mask(*roles, threshold=threshold, entropy_percentile=percentiles[0], valid=inside)
         negatives_at = negative_mask(*roles, low_rank=ranks[0], high_rank=ranks[1], released=released, entropy_percentile=percentiles[1],
-                                     valid=inside, gather=True)
-        centres, has_centre = class_prototypes(teacher_embeddings, anchors_at, gather=True)
-        push_to_bank(memory, teacher_embeddings, negatives_at, push, generator, parts)
+                                     valid=inside)
+        centres, has_centre = class_prototypes(teacher_embeddings, anchors_at)
+        push_to_bank(memory, teacher_embeddings, negatives_at, push, generator)
         rows, has_negatives = memory.draw(num_anchors * num_negatives, generator)
-        index, has_anchors, mine = sample_pixels_of_all(anchors_at, num_anchors, generator, parts)
+        index, has_anchors, mine = sample_pixels_of_all(anchors_at, num_anchors, generator)
     return memory_contrastive_loss(
         gather_pixels(embeddings, index), centres, memory.entries, rows.view(-1, num_anchors, num_negatives), temperature,
         valid=has_anchors & has_centre & has_negatives, unit=True, mine=mine)
@@ -60,13 +59,12 @@ def push_to_bank(
     negatives_at: Tensor,  # (B,C,h,w) bool, from `negative_mask`
     count: int,  # embeddings a class, at most
     generator: torch.Generator | None = None,
-    parts: Sequence[int] | None = None,
 ) -> None:
     "Embeddings of negatives, drawn evenly, enter the queue of their class as vectors of length 1. All processes push the same rows."
-    index, found, mine = sample_pixels_of_all(negatives_at, count, generator, parts)  # (C,P)
+    index, found, mine = sample_pixels_of_all(negatives_at, count, generator)  # (C,P)
     entries = F.normalize(gather_pixels(embeddings, index.flatten()), dim=-1)  # L_c asks for directions only
-    if mine is not None:  # each row comes from the process that has the pixel
-        (entries,) = sum_over_processes(torch.where(mine.flatten()[:, None], entries, 0.0))
+    if mine is not None:  # each row comes from where its pixel is
+        (entries,) = batch_sum(torch.where(mine.flatten()[:, None], entries, 0.0))
     classes = torch.arange(len(index), device=index.device).repeat_interleave(count)
     memory.push(entries, classes, valid=found.repeat_interleave(count))
 
@@ -101,4 +99,5 @@ class PixelContrast(nn.Module):
         stride = -(-labels.shape[-2] // embeddings.shape[-2])
         probs, labels = teacher_probs[..., ::stride, ::stride], labels[..., ::stride, ::stride]
         labels = torch.where(labelled[:, None, None], labels, probs.argmax(1))
-        return contrast_with_bank(self.memory, embeddings, probs, teacher_embeddings, labels, labelled, generator=generator, **self.settings)
+        with joint_batch(len(embeddings)):  # of all processes, where there are several
+            return contrast_with_bank(self.memory, embeddings, probs, teacher_embeddings, labels, labelled, generator=generator, **self.settings)

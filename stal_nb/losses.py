@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from .labels import IGNORE
 from stal_nb.runtime.distributed import (
-    draw_uniform, gather_over_processes, kth_of_all, process_count, sum_over_processes, widened,
+    batch_max, batch_mean, batch_sum, batch_total, draw_uniform, widened,
 )
 from .runtime.errors import ConfigError
 from stal_nb.runtime.ops import (
@@ -72,7 +72,6 @@ def hard_pixels(
     labels: Tensor,  # (B,H,W) int64, 255 = ignore
     threshold: float = 0.7,  # a pixel is hard if its true class has less probability, in [0, 1]
     min_kept: int = 100_000,  # but at least this many pixels, those of lowest p, are kept
-    gather: bool = False,  # at least so many of the batch of all processes of `torch.distributed`, each of which brings B images
 ) -> Tensor:  # (B,H,W) bool
     "Which pixels online hard example mining keeps. Ignored pixels never; all others if there are no more than `min_kept` of them."
     check_range("threshold", threshold, 0, 1)
@@ -80,25 +79,14 @@ def hard_pixels(
     valid = labels != IGNORE
     p = torch.where(valid, torch.exp(-pixel_loss), 2.0)  # above any probability: an ignored pixel is the last to be chosen
     hard = p < threshold
-    processes = process_count() if gather else 1
-    count = min(int(min_kept), processes * p.numel())
-    if count and processes > 1:
-        hard |= p <= kth_of_all(p, None, lambda total: torch.full_like(total, count - 1))
-    elif count:
-        hard |= p <= kth_smallest(p.flatten(), count - 1)
+    if min_kept >= 1 and p.numel():
+        hard |= p <= kth_smallest(p, int(min_kept) - 1)
     return hard & valid
 
 # %% ../nbs/06_losses.ipynb #cb5908cc
-def _mean_of_all(total: Tensor, count: Tensor, gather: bool) -> Tensor:
-    "Total over count. With `gather`, over the counts of all processes and times their number: the mean over the processes is the loss of the joint batch."
-    if gather and process_count() > 1:
-        total, (count,) = process_count() * total, sum_over_processes(count)
-    return total / count.clamp(min=1)
-
-
-def _ohem_mean(pixel_loss: Tensor, labels: Tensor, threshold: float, min_kept: int, gather: bool = False) -> Tensor:
-    kept = hard_pixels(pixel_loss, labels, threshold, min_kept, gather)
-    return _mean_of_all((pixel_loss * kept).sum(), kept.sum(), gather)
+def _ohem_mean(pixel_loss: Tensor, labels: Tensor, threshold: float, min_kept: int) -> Tensor:
+    kept = hard_pixels(pixel_loss, labels, threshold, min_kept)
+    return batch_mean((pixel_loss * kept).sum(), kept.sum())
 
 
 def ohem_cross_entropy(
@@ -123,21 +111,20 @@ def supervised_loss(
     threshold: float = 0.7,  # see `ohem_cross_entropy`
     min_kept: int = 100_000,  # see `ohem_cross_entropy`
     pixel_loss: Tensor | None = None,  # (B,H,W) `pixel_cross_entropy(logits, labels)` where it is at hand; None = taken here
-    gather: bool = False,  # this process's part in the loss of the batch of all processes: the mean of the parts is that loss
 ) -> Tensor:  # scalar
     "L_s: cross entropy over labelled pixels, source and target alike. Raises `ConfigError` for unfitting shapes or settings."
     check_maps(logits, labels)
     if pixel_loss is None:
         pixel_loss = pixel_cross_entropy(logits, labels)
     if ohem:
-        loss = _ohem_mean(pixel_loss, labels, threshold, min_kept, gather)
+        loss = _ohem_mean(pixel_loss, labels, threshold, min_kept)
     else:
-        loss = _mean_of_all(pixel_loss.sum(), (labels != IGNORE).sum(), gather)
+        loss = batch_mean(pixel_loss.sum(), (labels != IGNORE).sum())
     if aux_logits is None:
         return loss
     check_range("aux_weight", aux_weight, 0)
     check_maps(aux_logits, labels, "aux_logits")
-    return loss + aux_weight * supervised_loss(aux_logits, labels, ohem=ohem, threshold=threshold, min_kept=min_kept, gather=gather)
+    return loss + aux_weight * supervised_loss(aux_logits, labels, ohem=ohem, threshold=threshold, min_kept=min_kept)
 
 # %% ../nbs/06_losses.ipynb #72891688
 def normalised_entropy(
@@ -160,7 +147,7 @@ class PseudoLabels(NamedTuple):
     confidence: Tensor  # (B,H,W) probability of the likeliest class, in [1/C, 1]
     entropy: Tensor  # (B,H,W) normalised, 0 = sure, 1 = unsure
     threshold: Tensor  # 0-d: the entropy at which pixels are dropped
-    guess: Tensor | None = None  # (B,H,W) int64: the likeliest class of every pixel, dropped or not
+    prediction: Tensor | None = None  # (B,H,W) int64: the likeliest class of every pixel, dropped or not
 
 # %% ../nbs/06_losses.ipynb #77e93efa
 def _likeliest(
@@ -193,11 +180,11 @@ def _read_teacher(
         return found
     logits = logits.contiguous()
     below = logits - logits.amax(1, keepdim=True)  # z − max z
-    guess, exps = _likeliest(below), below.exp()
+    prediction, exps = _likeliest(below), below.exp()
     total = exps.sum(1)  # S: p_c = e^(z_c − max z) / S, which is 1 / S for the likeliest class
     # −Σ p log p = log S − Σ (z − max z) e^(z − max z) / S: one logarithm a pixel instead of one a class
     entropy = (total.log() - exps.mul_(below).sum(1) / total).clamp(min=0) / (math.log(C) or 1.0)
-    return guess, 1 / total, entropy
+    return prediction, 1 / total, entropy
 
 # %% ../nbs/06_losses.ipynb #4e3d15d3
 @torch.no_grad()
@@ -206,7 +193,6 @@ def pseudo_labels(
     drop_percent: float,  # d: share of pixels to drop, in [0, 100]
     keep: str = "sure",  # "sure" drops the highest entropy (the paper), "unsure" the lowest (the released code)
     valid: Tensor | None = None,  # (B,H,W) bool: pixels of an image, False = padding; None = all
-    gather: bool = False,  # the percentile is that of the images of all processes
 ) -> PseudoLabels:
     """Label every pixel with the teacher's likeliest class, and drop the d % of which it is least sure.
 
@@ -217,15 +203,15 @@ def pseudo_labels(
     check_range("drop_percent", drop_percent, 0, 100)
     if keep not in ("sure", "unsure"):
         raise ConfigError(f"keep: found {keep!r}, expected 'sure' or 'unsure'")
-    guess, confidence, entropy = _read_teacher(widened(teacher_logits))
+    prediction, confidence, entropy = _read_teacher(widened(teacher_logits))
     if keep == "sure":
-        threshold = masked_percentile(entropy, valid, 100 - drop_percent, gather=gather)
+        threshold = masked_percentile(entropy, valid, 100 - drop_percent)
         kept = entropy <= threshold
     else:
-        threshold = masked_percentile(entropy, valid, drop_percent, upper=True, gather=gather)
+        threshold = masked_percentile(entropy, valid, drop_percent, upper=True)
         kept = entropy >= threshold
     kept = kept if valid is None else kept & valid
-    return PseudoLabels(guess.masked_fill(~kept, IGNORE), confidence, entropy, threshold, guess)
+    return PseudoLabels(prediction.masked_fill(~kept, IGNORE), confidence, entropy, threshold, prediction)
 
 # %% ../nbs/06_losses.ipynb #40ad5b0b
 @torch.no_grad()
@@ -234,7 +220,6 @@ def pseudo_label_weights(
     gamma: float = 2.0,  # γ, 0 or more; 0 weighs all kept pixels alike
     class_rate: Tensor | None = None,  # (C,) r_c in [0, 1]: probability that a pixel of class c takes part; None = all do
     generator: torch.Generator | None = None,  # on the labels' device; draws who takes part
-    gather: bool = False,  # normalised over the pixels of all processes, whose generators are in the same state
 ) -> Tensor:  # (B,H,W), 0 for pixels that take no part; sums to 1, or to 0 if none does
     "confidence^γ, normalised over the pixels of the batch that take part (AEL, arXiv 2110.05474)."
     labels, confidence = pseudo[0], widened(pseudo[1])
@@ -245,14 +230,12 @@ def pseudo_label_weights(
     if class_rate is not None:
         check_shape("class_rate", class_rate, C=None)
         rate = class_rate[labels.clamp(max=len(class_rate) - 1)]
-        part &= draw_uniform(labels.shape, generator, labels.device, gather) < rate
+        part &= draw_uniform(labels.shape, generator, labels.device) < rate
     confidence = confidence * part
     tiny = torch.finfo(confidence.dtype).tiny
     highest = confidence.flatten(1).amax(1).amax().clamp_min(tiny) if confidence.numel() else confidence.new_full((), tiny)
-    if gather and process_count() > 1:
-        highest = gather_over_processes(highest).amax()
-    weight = (confidence / highest) ** gamma * part  # relative to the highest, so that a large γ cannot underflow everywhere
-    (total,) = sum_over_processes(weight.sum()) if gather else (weight.sum(),)
+    weight = (confidence / batch_max(highest)) ** gamma * part  # relative to the highest, so that a large γ cannot underflow everywhere
+    (total,) = batch_sum(weight.sum())
     return weight / total.clamp_min(tiny)
 
 # %% ../nbs/06_losses.ipynb #37c362b0
@@ -263,24 +246,22 @@ def unsupervised_loss(
     class_rate: Tensor | None = None,  # (C,) probability that a pixel of class c takes part; None = all do
     generator: torch.Generator | None = None,  # on the logits' device
     pixel_loss: Tensor | None = None,  # (B,H,W) `pixel_cross_entropy(logits, pseudo.labels)` where it is at hand; None = taken here
-    gather: bool = False,  # this process's part in the loss of the batch of all processes: the mean of the parts is that loss
 ) -> Tensor:  # scalar; 0 with zero gradient if no pixel takes part
     "L_u: weighted cross entropy against the teacher's pseudo-labels. Raises `ConfigError` for unfitting shapes or settings."
     check_maps(logits, pseudo[0])
     if class_rate is not None:
         check_shape("class_rate", class_rate, C=logits.shape[1])
-    weight = pseudo_label_weights(pseudo, gamma, class_rate, generator, gather)
+    weight = pseudo_label_weights(pseudo, gamma, class_rate, generator)
     if pixel_loss is None:
         pixel_loss = pixel_cross_entropy(logits, pseudo[0])
-    loss = (pixel_loss * weight).sum()
-    return process_count() * loss if gather and process_count() > 1 else loss
+    return batch_total((pixel_loss * weight).sum())
 
 # %% ../nbs/06_losses.ipynb #adf2741f
 def _info_nce(s_plus: Tensor, log_push: Tensor, valid: Tensor | None, mine: Tensor | None = None) -> Tensor:
     "−log σ(s⁺ − log Σ_j e^s⁻_j), both (C,M), averaged over the anchors of the classes that take part."
     loss = -F.logsigmoid(s_plus - log_push)
-    if mine is not None:  # the others' anchors are in the others' parts
-        loss = process_count() * torch.where(mine, loss, 0.0)
+    if mine is not None:  # the other anchors are in other parts of the batch
+        loss = batch_total(torch.where(mine, loss, 0.0))
     loss = loss.mean(1)  # (C,)
     return loss.mean() if valid is None else torch.where(valid, loss, 0.0).sum() / valid.sum().clamp(min=1)
 
@@ -347,7 +328,6 @@ def anchor_mask(
     threshold: float = 0.3,  # δ_p, in [0, 1]
     entropy_percentile: float = 20,  # unlabelled pixels below it are reliable, in [0, 100]
     valid: Tensor | None = None,  # (B,H,W) bool: pixels of an image, False = padding; None = all
-    gather: bool = False,  # the percentile is that of the images of all processes
 ) -> Tensor:  # (B,C,H,W) bool: may this pixel be an anchor of class c?
     """Anchors of class c: pixels labelled c, or reliably taken for c, with p_c > δ_p (U2PL, arXiv 2203.03884).
 
@@ -355,7 +335,7 @@ def anchor_mask(
     """
     _check_roles(probs, labels, entropy, labelled, valid)
     unlabelled = _unlabelled_pixels(labelled, valid, entropy)
-    reliable = unlabelled & (entropy <= masked_percentile(entropy, unlabelled, entropy_percentile, gather=gather))
+    reliable = unlabelled & (entropy <= masked_percentile(entropy, unlabelled, entropy_percentile))
     believed = reliable | labelled[:, None, None]
     return is_class(labels, probs.shape[1]) & believed[:, None] & (probs > threshold)
 
@@ -371,7 +351,6 @@ def negative_mask(
     entropy_percentile: float = 80,  # unlabelled pixels above it are unreliable, in [0, 100]
     released: bool = False,  # the released code's conditions, which no pixel can meet
     valid: Tensor | None = None,  # (B,H,W) bool: pixels of an image, False = padding; None = all
-    gather: bool = False,  # the percentile is that of the images of all processes
 ) -> Tensor:  # (B,C,H,W) bool: may this pixel be a negative of class c?
     """Negatives of class c: pixels that are probably not c (U2PL, arXiv 2203.03884).
 
@@ -384,7 +363,7 @@ def negative_mask(
     is_label = is_class(labels, probs.shape[1])
     likely, possible = among_top(probs, low_rank), among_top(probs, high_rank)
     unlabelled = _unlabelled_pixels(labelled, valid, entropy)
-    unreliable = unlabelled & (entropy >= masked_percentile(entropy, unlabelled, entropy_percentile, upper=True, gather=gather))
+    unreliable = unlabelled & (entropy >= masked_percentile(entropy, unlabelled, entropy_percentile, upper=True))
     with_label = ((labels != IGNORE) & labelled[:, None, None])[:, None]
     from_labelled, from_unlabelled = ~is_label & likely & with_label, possible & ~likely & unreliable[:, None]
     if released:  # asks for class c and not c at once, and for the likeliest class to rank behind the third
@@ -397,7 +376,6 @@ def negative_mask(
 def class_prototypes(
     embeddings: Tensor,  # (B,D,h,w) of the teacher
     mask: Tensor,  # (B,C,h,w) bool: pixels that count for class c
-    gather: bool = False,  # over the pixels of all processes
 ) -> tuple[Tensor, Tensor]:  # (C,D) mean embeddings, 0 where there is none; (C,) bool: is there one?
     "The centre of every class in the batch: the positive of L_c. Raises `ConfigError` for unfitting shapes."
     check_shape("embeddings", embeddings, B=None, D=None, h=None, w=None)
@@ -406,8 +384,7 @@ def class_prototypes(
     embeddings = widened(embeddings)
     count = mask.sum((0, 2, 3))
     total = (mask.flatten(2).to(embeddings.dtype) @ embeddings.flatten(2).mT).sum(0)  # (B,C,hw) by (B,hw,D)
-    if gather:
-        total, count = sum_over_processes(total, count)
+    total, count = batch_sum(total, count)
     return total / count.clamp(min=1)[:, None], count > 0
 
 # %% ../nbs/06_losses.ipynb #0b3be569
@@ -448,7 +425,7 @@ def memory_contrastive_loss(
     temperature: float = 0.5,  # w, more than 0
     valid: Tensor | None = None,  # (C,) bool: classes that take part; None = all
     unit: bool = False,  # the table's rows have length 1 (or 0) already, which then need not be measured
-    mine: Tensor | None = None,  # (C,M) bool, from `sample_pixels_of_all`: the anchors of this process, whose part in the joint loss this is; None = all
+    mine: Tensor | None = None,  # (C,M) bool: the anchors that are found in these images, see `sample_pixels_of_all`; None = all
 ) -> Tensor:  # scalar; 0 with zero gradient if no class takes part
     """`contrastive_loss(anchors, positives, memory[rows], temperature, valid)` in less memory and time: same value, same gradient.
 

@@ -41,9 +41,9 @@ def confusion_counts(
     batch, width = len(labels), num_classes + 1
     ids, labels = ids.long(), labels.long()
     truth = torch.where((labels >= 0) & (labels < num_classes), labels, num_classes)
-    guess = torch.where((ids >= 0) & (ids < num_classes), ids, num_classes)
+    prediction = torch.where((ids >= 0) & (ids < num_classes), ids, num_classes)
     image = torch.arange(batch, device=labels.device)[:, None, None]
-    bins = (image * width + truth) * width + guess
+    bins = (image * width + truth) * width + prediction
     counts = torch.zeros(batch * width * width, dtype=torch.int64, device=labels.device)
     return counts.index_add_(0, bins.flatten(), (labels != IGNORE).long().flatten()).view(batch, width, width)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .labels import IGNORE
-from .runtime.distributed import gather_over_processes, process_count
+from .runtime.distributed import batch_rows
 from .runtime.errors import ConfigError
 from .runtime.ops import draw_weighted
 
@@ -55,7 +55,7 @@ def _check_pair(name: str, base: Tensor, other: Tensor, shape: tuple[int, ...]) 
 
 # %% ../nbs/08_mixing.ipynb #77770657
 class CutMixTable(nn.Module):
-    "Which image is known to show which class: by pseudo-labels, or by bought labels where there are any. A buffer, saved with the model."
+    "Which image is known to show which class: by pseudo-labels, or by acquired labels where there are any. A buffer, saved with the model."
 
     def __init__(
         self,
@@ -75,8 +75,7 @@ class CutMixTable(nn.Module):
     def update(
         self,
         indices: Tensor,  # (B,) int64 numbers of the images; an image may be there twice
-        labels: Tensor,  # (B,H,W) int64 labels or the teacher's guess, 255 = ignore
-        gather: bool = False,  # with the images of all processes, B in each: every process then holds the same table
+        labels: Tensor,  # (B,H,W) int64 labels or the teacher's prediction, 255 = ignore
     ) -> None:
         "Replace the rows of these images by what is seen now; several looks at one image in a batch are joined by or."
         if labels.ndim != 3 or indices.shape != labels.shape[:1]:
@@ -84,9 +83,8 @@ class CutMixTable(nn.Module):
         pixels = labels.flatten(1).long()
         counts = pixels.new_zeros(len(pixels), 256).scatter_add_(1, pixels, pixels.new_ones(()).expand_as(pixels))
         seen = counts[:, : self.present.shape[1]] >= self.min_pixels  # (B,C)
-        if gather and process_count() > 1:
-            everyone = gather_over_processes(torch.cat([indices[:, None], seen.long()], 1)).flatten(0, 1)
-            indices, seen = everyone[:, 0], everyone[:, 1:] > 0
+        rows = batch_rows(torch.cat([indices[:, None], seen.long()], 1))
+        indices, seen = rows[:, 0], rows[:, 1:] > 0
         same_image = indices[:, None] == indices  # (B,B)
         self.present[indices] = (same_image.float() @ seen.float()) > 0  # equal rows for equal indices, so their order is free
 
@@ -141,10 +139,9 @@ def connected_regions(
 def draw_region(
     counts: Tensor,  # (B,h,w) pixels of the class in each cell, from `count_in_cells`
     generator: torch.Generator | None = None,  # on the same device
-    gather: bool = False,  # as in `draw_weighted`
 ) -> Tensor:  # (B,h,w) bool; all False where there is no pixel of the class
     "The cells of the connected region around a pixel drawn uniformly from all pixels of the class."
-    seed = draw_weighted(counts.flatten(1), generator, gather)  # (B,)
+    seed = draw_weighted(counts.flatten(1), generator)  # (B,)
     regions = connected_regions(counts > 0)
     number = regions.flatten(1).gather(1, seed[:, None])
     return (regions == number[:, :, None]) & (counts > 0)
@@ -171,12 +168,11 @@ def region_boxes(
 
 # %% ../nbs/08_mixing.ipynb #561891dc
 def class_boxes(
-    labels: Tensor,  # (B,H,W) integer labels, usually the teacher's guess; 255 = ignore
+    labels: Tensor,  # (B,H,W) integer labels, usually the teacher's prediction; 255 = ignore
     classes: Tensor,  # (B,) int64 class wanted from each image; -1 = none
     generator: torch.Generator | None = None,  # on the same device
     stride: int = 4,  # pixels a cell; boxes are rounded outwards to multiples of it
     min_size: int = 32,  # smallest edge of a box in pixels
-    gather: bool = False,  # as in `draw_weighted`
 ) -> Tensor:  # (B,4) int64 y0, x0, y1, x1 in pixels, y1 and x1 exclusive; all 0 where the class is absent
     """The box around one connected region of a class (adaptive CutMix of the method, after AEL), without waiting for the device.
 
@@ -184,7 +180,7 @@ def class_boxes(
     Raises `ConfigError` if shapes do not fit or a size is not positive."""
     if min_size < 1:
         raise ConfigError(f"min_size: found {min_size}, expected 1 or more")
-    region = draw_region(count_in_cells(labels, classes, stride), generator, gather)
+    region = draw_region(count_in_cells(labels, classes, stride), generator)
     return region_boxes(region, labels.shape[1:], stride, min_size)
 
 # %% ../nbs/08_mixing.ipynb #1a596458

@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import distributed
 
 from stal_nb.banks import ClassMemoryBank, ConfidenceBank, class_confidence, confidence_of_right
-from stal_nb.runtime.distributed import gather_entries
+from stal_nb.runtime.distributed import gather_entries, joint_batch
 from stal_nb.runtime.errors import ConfigError, DataError, LabelError
 from stal_nb.labels import IGNORE
 from together import spawn
@@ -420,16 +420,17 @@ def one_of_two(rank, folder):
             for step in range(5):
                 rows, classes, valid, _, _ = joint_data(step, torch.float32)
                 given = (valid[rank], valid) if step % 2 else (None, None)
-                together.push(rows[rank], classes[rank], given[0], gather=True)
+                together.push(*gather_entries(rows[rank], classes[rank], given[0]))
                 alone.push(rows.flatten(0, 1), classes.flatten(), None if given[1] is None else given[1].flatten())
             assert all(torch.equal(a, b) for a, b in zip(together.state_dict().values(), alone.state_dict().values())), dtype
-        together.push(torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64), gather=True)  # nothing to say, said by all
+        together.push(*gather_entries(torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64)))  # nothing to say, said by all
 
         shared, single, apart = (ConfidenceBank(6, 0.9) for _ in range(3))
         for step in range(5):
             *_, probs, labels = joint_data(step, torch.float32)
             mine = slice(2 * rank, 2 * rank + 2)
-            shared.update(probs[mine], labels[mine], gather=True)
+            with joint_batch(2):
+                shared.update(probs[mine], labels[mine])
             single.update(probs, labels)
             apart.update(probs[mine], labels[mine])
         assert torch.equal(shared.confidence, single.confidence) and not torch.equal(apart.confidence, single.confidence)
@@ -454,9 +455,10 @@ def test_without_a_process_group_gathering_changes_nothing():
     assert gather_entries(rows, classes)[2] is None
     one, two = ClassMemoryBank(6, 6, 7), ClassMemoryBank(6, 6, 7)
     one.push(rows, classes, valid)
-    two.push(rows, classes, valid, gather=True)
+    two.push(*gather_entries(rows, classes, valid))
     assert torch.equal(one.entries, two.entries) and torch.equal(one.pushed, two.pushed)
     one, two = ConfidenceBank(6, 0.9), ConfidenceBank(6, 0.9)
     one.update(probs[None], labels[None])
-    two.update(probs[None], labels[None], gather=True)
+    with joint_batch(1):
+        two.update(probs[None], labels[None])
     assert torch.equal(one.confidence, two.confidence)

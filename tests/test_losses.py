@@ -209,11 +209,11 @@ def test_pseudo_labels_know_the_guess_and_the_entropy_of_every_pixel(rng):
         x = scale * torch.randn(2, 19, 5, 7, generator=rng)
         pseudo = pseudo_labels(x, 40)
         torch.testing.assert_close(pseudo.entropy.double(), normalised_entropy(x.double().softmax(1)), rtol=1e-5, atol=1e-6)
-        assert torch.equal(pseudo.guess, x.softmax(1).max(1).indices) and pseudo.entropy.min() >= 0
+        assert torch.equal(pseudo.prediction, x.softmax(1).max(1).indices) and pseudo.entropy.min() >= 0
         kept = pseudo.labels != IGNORE
-        assert torch.equal(pseudo.labels[kept], pseudo.guess[kept])
+        assert torch.equal(pseudo.labels[kept], pseudo.prediction[kept])
     broken = pseudo_labels(torch.full((1, 4, 2, 2), math.nan), 0)
-    assert broken.guess.max() < 4  # a NaN is no class, but no index out of range either
+    assert broken.prediction.max() < 4  # a NaN is no class, but no index out of range either
 
 
 @pytest.mark.parametrize("gamma", [0, 1, 2, 7.5])
@@ -335,7 +335,7 @@ def test_a_teacher_is_read_the_same_in_pieces(piece, logits, monkeypatch):
     monkeypatch.setattr(losses_module, "_PIECE", piece)
     for given in (logits, logits.contiguous(memory_format=torch.channels_last)):
         found = pseudo_labels(given, 20)
-        assert torch.equal(found.guess, expected.guess)
+        assert torch.equal(found.prediction, expected.prediction)
         for a, b in zip(found[1:4], expected[1:4]):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)  # the last bit of e^x depends on where a vector instruction begins
 
@@ -343,7 +343,7 @@ def test_a_teacher_is_read_the_same_in_pieces(piece, logits, monkeypatch):
 def test_the_teacher_s_word_is_softmax_arg_max_and_entropy(logits):
     logits[0, :, 0, 0], logits[0, 2:4, 0, 1] = 0.0, 9.0  # several classes equally likely: the first
     found, probs = pseudo_labels(logits, 0), logits.softmax(1)
-    assert torch.equal(found.guess, torch.from_numpy(logits.numpy().argmax(1))) and found.guess[0, 0, :2].tolist() == [0, 2]
+    assert torch.equal(found.prediction, torch.from_numpy(logits.numpy().argmax(1))) and found.prediction[0, 0, :2].tolist() == [0, 2]
     torch.testing.assert_close(found.confidence, probs.amax(1))
     torch.testing.assert_close(found.entropy, normalised_entropy(probs), atol=1e-6, rtol=1e-5)
 

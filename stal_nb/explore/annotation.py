@@ -280,8 +280,8 @@ class Annotator(anywidget.AnyWidget):
         maps = self._model_says(id, sample) if not version and self.start == "prediction" else {}
         begin, labels = "saved" if version else "empty", saved
         if not version and "prediction" in maps:
-            begin, guess = "prediction", maps["prediction"]
-            labels = guess if mask is None else np.where(mask, guess, saved)
+            begin, predicted = "prediction", maps["prediction"]
+            labels = predicted if mask is None else np.where(mask, predicted, saved)
         self._hold(id, version, labels)
         parts = {"picture": picture, "labels": pack_labels(labels)} | ({} if mask is None else {"mask": pack_labels(mask)})
         yield {"type": "image", "height": size[0], "width": size[1], "begin": begin, "version": version, "spent": self.spent[id],
@@ -398,9 +398,9 @@ class Annotator(anywidget.AnyWidget):
         session, auto = str(content.get("session")), bool(content.get("auto"))
         tools = {str(k)[:40]: int(n) for k, n in dict(content.get("tools") or {}).items()}
         facts = {"done": done, "tools": tools, "auto": auto, **self.provenance}
-        guess = self._answers.get(id, {}).get("prediction")
-        if guess is not None:
-            facts["prediction"] = f"crc32:{zlib.crc32(guess.tobytes()):08x}"
+        predicted = self._answers.get(id, {}).get("prediction")
+        if predicted is not None:
+            facts["prediction"] = f"crc32:{zlib.crc32(predicted.tobytes()):08x}"
         if (ids == IGNORED).any():
             facts["ignored"] = rle_encode(ids == IGNORED)
         replaceable = self._automatic.get(id) == (session, base)

@@ -67,13 +67,13 @@ class TracingMemoryBank(ClassMemoryBank):
         self.said: list[Tensor] = []  # embeddings (V,D,h,w) of the teacher in this step
         self.origins = torch.zeros(0, len(ORIGIN))  # (V h w, 6): origin of each of their pixels
 
-    def push(self, embeddings: Tensor, classes: Tensor, valid: Tensor | None = None, gather: bool = False) -> None:
-        super().push(embeddings, classes, valid, gather)
+    def push(self, embeddings: Tensor, classes: Tensor, valid: Tensor | None = None) -> None:
+        super().push(embeddings, classes, valid)
         said = F.normalize(torch.cat(self.said).movedim(1, -1).flatten(0, 2).float(), dim=1)  # (V h w, D)
         cosine, number = (F.normalize(embeddings.float(), dim=1) @ said.T).max(1)
         if cosine.min() < 0.9999:
             raise DataError(f"embeddings: found a row with cosine {cosine.min():.4f} to all that the teacher said, expected one of its pixels")
-        self.origin.push(self.origins[number], classes, valid, gather)
+        self.origin.push(self.origins[number], classes, valid)
 
 
 class TracingTrainer(Trainer):

@@ -139,9 +139,9 @@ def overview_figure(
     relative = (weight / weight[weight > 0].mean()).where(weight > 0, torch.nan)
     figure, axes = panels([
         ("a street the network has never seen", view.sample.image.permute(1, 2, 0)), ("the truth", CITYSCAPES.colorize(view.labels[0])),
-        ("its guess", CITYSCAPES.colorize(view.logits.argmax(1)[0])), ("its doubt: entropy, 0 to 1", pseudo.entropy[0], "magma", 0, 1),
+        ("its prediction", CITYSCAPES.colorize(view.logits.argmax(1)[0])), ("its doubt: entropy, 0 to 1", pseudo.entropy[0], "magma", 0, 1),
         ("$L_s$: hard pixels, if it were labelled", spotlight(view.sample, hard[0])),
-        ("$L_u$: guess, least sure 20 % dropped", kept_picture(pseudo.labels[0])),
+        ("$L_u$: prediction, least sure 20 % dropped", kept_picture(pseudo.labels[0])),
         ("$L_u$: weight of each pixel (mean 1)", relative, "viridis", 0, 1.5),
         (f"$L_c$, {class_name}: anchors (●) and negatives (×)", view.sample.image.permute(1, 2, 0) * 0.45)])
     mark_roles(axes[1, 3], roles, 1, CITYSCAPES.index(class_name))
@@ -177,7 +177,7 @@ def pseudo_figure(
     drop_percent: float = 20.0,  # d
     keep: str = "sure",  # see `pseudo_labels`
 ) -> plt.Figure:
-    "The guess of the teacher without the pixels it is least sure of, and whether leaving them out was right."
+    "The prediction of the teacher without the pixels it is least sure of, and whether leaving them out was right."
     pseudo = pseudo_labels(view.logits, drop_percent, keep)
     kept, counts = pseudo.labels != IGNORE, view.labels != IGNORE
     right = view.logits.argmax(1) == view.labels

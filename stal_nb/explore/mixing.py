@@ -85,7 +85,7 @@ def example_copy_paste(
 
 
 def example_cutmix(class_name: str = "bicycle", min_size: int = 32, seed: int = 0) -> dict[str, Tensor]:
-    "An unlabelled image, a partner that shows a class, the box around one region of it, and the mix. True labels stand in for guesses."
+    "An unlabelled image, a partner that shows a class, the box around one region of it, and the mix. True labels stand in for predictions."
     base = SceneDataset("real", 1000)[700 + 7 * seed]
     other = scene_with("real", CITYSCAPES.index(class_name), 40 * seed, pixels=150)
     wanted = torch.tensor([CITYSCAPES.index(class_name)])

@@ -213,7 +213,7 @@ def coarse_labels(
     stride: int,  # pixels of a cell's side
     num_classes: int = 19,
 ) -> Tensor:  # (B,H,W)
-    "Every cell gets the class that most of its pixels have: the best that one guess a cell can do."
+    "Every cell gets the class that most of its pixels have: the best that one prediction a cell can do."
     votes = F.one_hot(labels.where(labels != IGNORE, num_classes), num_classes + 1)[..., :num_classes].movedim(-1, 1).float()
     winners = F.avg_pool2d(votes, stride, ceil_mode=True).argmax(1)
     return winners.repeat_interleave(stride, 1).repeat_interleave(stride, 2)[:, : labels.shape[1], : labels.shape[2]]
@@ -233,7 +233,7 @@ def ceiling_figure(samples: Sequence[Sample], strides: Sequence[int] = (4, 8, 16
         table[stride] = metrics.compute()
         axis = figure.add_subplot(grid[k // 2, k % 2])
         axis.imshow(label_space.colorize(coarse[0]))
-        axis.set_title(f"one guess for {stride} × {stride} pixels: at best {table[stride].miou:.0f} % mIoU", fontsize=8.5, pad=3)
+        axis.set_title(f"one prediction for {stride} × {stride} pixels: at best {table[stride].miou:.0f} % mIoU", fontsize=8.5, pad=3)
         axis.axis("off")
     axis = figure.add_subplot(grid[:, 2])
     for name in names:
@@ -417,11 +417,11 @@ def pyramid_figure(model: DeepLabV3Plus, samples: Sequence[Sample], label_space:
     "What each branch finds in the first scene, and how many pixels of all scenes change class without it."
     images = torch.stack([s.image for s in samples])
     inside = look_inside(model, images)
-    guess = inside["logits"].argmax(1)
+    prediction = inside["logits"].argmax(1)
 
     def title(name: str, part: nn.Module) -> str:
         with silenced(part):
-            changed = (model(images, with_embeddings=False).logits.argmax(1) != guess).float().mean()
+            changed = (model(images, with_embeddings=False).logits.argmax(1) != prediction).float().mean()
         return f"{name}: silenced, {changed:.1%} of pixels change"
 
     names = ["1 × 1"] + [f"dilation {branch[0].dilation[0]}" for branch in model.aspp.branches[1:]]
@@ -430,7 +430,7 @@ def pyramid_figure(model: DeepLabV3Plus, samples: Sequence[Sample], label_space:
         panels.append((title(name, branch), pca_colours(inside[f"branch {k}"][0])))
     panels += [(title("whole image", model.aspp.pool), np.full((1, 1, 3), 0.5)),
                (title("all five", model.aspp), pca_colours(inside["pyramid"][0])),
-               ("prediction", label_space.colorize(guess[0]))]
+               ("prediction", label_space.colorize(prediction[0]))]
     return show_panels(panels)
 
 

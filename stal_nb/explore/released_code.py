@@ -77,7 +77,7 @@ def filter_figure(view: View, drop_percent: float = 20.0) -> plt.Figure:
     "The same street under both filters: what is kept, and whether it is right."
     right = view.logits.argmax(1) == view.labels
     rows = [("weak view", view.sample.image.permute(1, 2, 0)), ("truth", CITYSCAPES.colorize(view.labels[0])),
-            ("the teacher's guess", CITYSCAPES.colorize(view.logits.argmax(1)[0])), ("its entropy", pseudo_labels(view.logits, 0).entropy[0], "magma", 0, 1)]
+            ("the teacher's prediction", CITYSCAPES.colorize(view.logits.argmax(1)[0])), ("its entropy", pseudo_labels(view.logits, 0).entropy[0], "magma", 0, 1)]
     for keep, name in (("sure", "papers"), ("unsure", "released code")):
         pseudo = pseudo_labels(view.logits, drop_percent, keep)
         kept = pseudo.labels != IGNORE

@@ -43,12 +43,12 @@ def example_step(
     with torch.no_grad():
         logits = demo_model()(batch["unlabelled"]).logits
     pseudo = pseudo_labels(logits, drop_percent, valid=~batch["padding"])
-    guess = logits.argmax(1)
-    found = torch.nn.functional.one_hot(guess[2:], 19).sum((1, 2))  # the picture asks for the rarest class that the teacher does find
+    prediction = logits.argmax(1)
+    found = torch.nn.functional.one_hot(prediction[2:], 19).sum((1, 2))  # the picture asks for the rarest class that the teacher does find
     wanted = torch.where(found < 200, found.max() + 1, found).argmin(1)
-    boxes = class_boxes(guess[2:], wanted, generator=generator, stride=4)
+    boxes = class_boxes(prediction[2:], wanted, generator=generator, stride=4)
     mixed, mixed_labels = cutmix(boxes, (batch["unlabelled"][:2], batch["unlabelled"][2:]), (pseudo.labels[:2], pseudo.labels[2:]))
-    return dict(batch=batch, image=image, labels=labels, guess=guess, pseudo=pseudo, boxes=boxes, mixed=mixed, mixed_labels=mixed_labels,
+    return dict(batch=batch, image=image, labels=labels, prediction=prediction, pseudo=pseudo, boxes=boxes, mixed=mixed, mixed_labels=mixed_labels,
                 strong=strong_augment(mixed, generator))
 
 
@@ -69,7 +69,7 @@ def step_figure(example: dict) -> plt.Figure:
     ]
     for k in range(2):
         rows.append([("unlabelled image, weak view", show(batch["unlabelled"][k])), ("its CutMix partner", show(batch["unlabelled"][2 + k])),
-                     ("teacher's guess, least sure dropped", shade_dropped(example["pseudo"].labels[k]))])
+                     ("teacher's prediction, least sure dropped", shade_dropped(example["pseudo"].labels[k]))])
         rows.append([("mixed", show(example["mixed"][k])), ("what the student sees", show(example["strong"][k])),
                      ("what the student is to say", shade_dropped(example["mixed_labels"][k]))])
     figure, axes = plt.subplots(len(rows), 3, figsize=(11, 1.98 * len(rows)), dpi=80)
@@ -100,7 +100,7 @@ def board_panels(label_space=CITYSCAPES) -> list[tuple[str, float, list[tuple[st
         return [(prefix + name, name, colour) for name, colour in zip(label_space.classes, class_colours(label_space))]
 
     return [("terms of the loss", 1, [(k, k, c) for k, c in terms]), ("pull of each term", 1, [("pull/" + k, k, c) for k, c in terms]),
-            ("unlabelled pixels kept, %", 100, [("kept", "kept", "#555555")]), ("guesses that are right, %", 100, rights),
+            ("unlabelled pixels kept, %", 100, [("kept", "kept", "#555555")]), ("predictions that are right, %", 100, rights),
             ("teacher and student: distance", 1, [("gap", "gap", "#d62728")]), ("entries in the memory bank", 1, per_class("bank/")),
             ("sampling probability, %", 100, per_class("sampling/"))]
 
