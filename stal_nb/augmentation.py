@@ -78,15 +78,17 @@ def place(
     "Cut, resize and place image and labels alike; see `window`."
     inside = slice(rows.start, rows.start + rows.size), slice(columns.start, columns.start + columns.size)
     source = image[None, :, inside[0], inside[1]]
-    pixels = F.interpolate(source.float(), (rows.length, columns.length), mode="bilinear", antialias=True)[0].clamp_(0, 1)
+    pixels = F.interpolate(source.float(), (rows.length, columns.length), mode="bilinear", antialias=True)
+    pixels = pixels[0].clamp_(0, 1)
     if interpolated_ids:
         ids = interpolate_ids(labels[inside], (rows.length, columns.length))
     else:
-        ids = labels.index_select(0, nearest_index(rows, labels.device)).index_select(1, nearest_index(columns, labels.device))
+        ids = labels.index_select(0, nearest_index(rows, labels.device))
+        ids = ids.index_select(1, nearest_index(columns, labels.device))
     if (rows.length, columns.length) != tuple(crop_size):
         inner = slice(rows.at, rows.at + rows.length), slice(columns.at, columns.at + columns.length)
         view, around = image.new_empty(3, *crop_size), labels.new_full(crop_size, IGNORE)
-        for channel, colour in zip(view, PADDING_COLOUR):
+        for channel, colour in zip(view, PADDING_COLOUR, strict=True):
             channel.fill_(colour)
         view[:, inner[0], inner[1]], around[inner] = pixels, ids
         pixels, ids = view, around
@@ -108,7 +110,8 @@ def weak_augment(
     _check_view(image, labels, crop_size, scale)
     r, down, right, coin = torch.rand(4, generator=generator).tolist()
     factor = scale[0] ** (1 - r) * scale[1] ** r
-    rows, columns = window(image.shape[1], crop_size[0], factor, down), window(image.shape[2], crop_size[1], factor, right)
+    rows = window(image.shape[1], crop_size[0], factor, down)
+    columns = window(image.shape[2], crop_size[1], factor, right)
     return place(image, labels, crop_size, rows, columns, flip=flip and coin < 0.5, interpolated_ids=interpolated_ids)
 
 # %% ../nbs/03_augmentation.ipynb #caf4d82d
@@ -126,7 +129,8 @@ def paste_augment(
     _check_view(image, labels, crop_size, scale)
     r, down, right, coin = torch.rand(4, generator=generator).tolist()
     factor = scale[0] + (scale[1] - scale[0]) * r
-    rows, columns = window(image.shape[1], crop_size[0], factor, down), window(image.shape[2], crop_size[1], factor, right)
+    rows = window(image.shape[1], crop_size[0], factor, down)
+    columns = window(image.shape[2], crop_size[1], factor, right)
     return place(image, labels, crop_size, rows, columns, flip=coin < 0.5, interpolated_ids=interpolated_ids)
 
 # %% ../nbs/03_augmentation.ipynb #63e96231

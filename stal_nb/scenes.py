@@ -40,6 +40,11 @@ from stal_nb.canvas import (
     noise_tile,
     window_of,
 )
+
+from .labels import CITYSCAPES, Sample
+from .runtime.errors import ConfigError
+
+# %% ../nbs/01_scenes.ipynb #a6458cd4
 from stal_nb.drawing import (
     Street,
     Style,
@@ -55,9 +60,6 @@ from stal_nb.drawing import (
     draw_vehicle,
     draw_wall,
 )
-
-from .labels import CITYSCAPES, Sample
-from .runtime.errors import ConfigError
 
 # %% ../nbs/01_scenes.ipynb #85b21b43
 SIM = Style("sim", walls=((0.78, 0.62, 0.50), (0.70, 0.70, 0.74), (0.82, 0.76, 0.62), (0.60, 0.48, 0.44)))

@@ -17,7 +17,7 @@ from stal_nb.runtime import batchnorm
 from stal_nb.runtime.errors import ConfigError
 from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.losses import (
-    PseudoLabels, anchor_mask, class_prototypes, hard_pixels, memory_contrastive_loss, negative_mask,
+    PseudoLabels, anchor_mask, class_prototypes, contrastive_loss, hard_pixels, negative_mask,
     normalised_entropy, pixel_cross_entropy, pseudo_label_weights, pseudo_labels, supervised_loss,
     unsupervised_loss,
 )
@@ -25,7 +25,7 @@ from stal_nb.runtime.distributed import (
     draw_uniform, gather_over_processes, joint_batch, kth_of_all, process_count, process_index,
     sum_over_processes,
 )
-from stal_nb.runtime.ops import gather_pixels, masked_percentile, sample_pixels, sample_pixels_of_all
+from stal_nb.runtime.ops import gather_pixels, masked_percentile, sample_pixels
 from stal_nb.mixing import CutMixTable, class_boxes
 from stal_nb.runtime.ops import draw_weighted
 from stal_nb.scenes import SceneDataset
@@ -198,14 +198,15 @@ def draws(rank, folder):
         h.set_state(g.get_state())
         index, found = sample_pixels(mask, 50, g)
         with joint_batch(*PARTS):
-            own_index, own_found, own = sample_pixels_of_all(mine(mask, rank), 50, h)
+            own_index, own_found = sample_pixels(mine(mask, rank), 50, h)
+        own = own_index >= 0
         assert torch.equal(own_found, found) and torch.equal(g.get_state(), h.get_state())
         assert torch.equal(sum_over_processes(own.long())[0][found], torch.ones(int(found.sum()), 50, dtype=torch.int64))  # each belongs to one process
         rows, _ = gather_pixels(maps, index), own_index
         mine_rows = torch.where(own[..., None], gather_pixels(mine(maps, rank), own_index), 0.0)
         assert torch.equal(sum_over_processes(mine_rows)[0][found], rows[found])
     with pytest.raises(ConfigError, match=r"joint_batch: found \(1, 1\), expected numbers that add up to the 4 images"), joint_batch(1, 1):
-        sample_pixels_of_all(mine(mask, rank), 5, h)
+        sample_pixels(mine(mask, rank), 5, h)
 
     x = torch.randn(TOTAL, 4, 3, 5).contiguous(memory_format=torch.channels_last)
     distributed.broadcast(x, 0)
@@ -240,10 +241,10 @@ def contrast(rank, folder):
     whole, part = maps.clone().requires_grad_(), mine(maps, rank).requires_grad_()
     index, found = sample_pixels(mask, 4, g)
     settings = dict(valid=found & has)
-    joint = memory_contrastive_loss(gather_pixels(whole, index), centres, bank.entries, rows.view(C, 4, 5), 0.5, **settings)
+    joint = contrastive_loss(gather_pixels(whole, index), centres, bank.entries, rows=rows.view(C, 4, 5), **settings)
     with joint_batch(*PARTS):
-        own_index, _, own = sample_pixels_of_all(mine(mask, rank), 4, h)
-        loss = memory_contrastive_loss(gather_pixels(part, own_index), centres, bank.entries, rows.view(C, 4, 5), 0.5, mine=own, **settings)
+        own_index, _ = sample_pixels(mine(mask, rank), 4, h)
+        loss = contrastive_loss(gather_pixels(part, own_index), centres, bank.entries, rows=rows.view(C, 4, 5), mine=own_index >= 0, **settings)
     joint.backward()
     loss.backward()
     torch.testing.assert_close(sum_over_processes(loss.detach())[0] / 2, joint.detach())
@@ -273,10 +274,10 @@ def test_without_a_process_group_a_joint_batch_changes_nothing():
     alone = [masked_percentile(logits[:, 0], None, 40), masked_percentile(logits[:, 0], valid, 40), supervised_loss(logits, labels),
              unsupervised_loss(logits, pseudo), *sample_pixels(logits > 1, 5, g)]
     with joint_batch(*PARTS):
-        *found, mine = sample_pixels_of_all(logits > 1, 5, h)
+        found = sample_pixels(logits > 1, 5, h)
         together = [masked_percentile(logits[:, 0], None, 40), masked_percentile(logits[:, 0], valid, 40), supervised_loss(logits, labels),
                     unsupervised_loss(logits, pseudo), *found]
-    assert mine is None and all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 # -- the loader -----------------------------------------------------------------------------------------------------------------------------

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['check_shape', 'check_range', 'check_maps', 'class_axis', 'check_probs', 'what_is_wrong', 'kth_smallest',
-           'masked_percentile', 'among_top', 'is_class', 'sample_pixels', 'gather_pixels', 'sample_pixels_of_all',
-           'draw_weighted', 'first_images', 'own_precision', 'pieces']
+           'masked_percentile', 'among_top', 'is_class', 'sample_pixels', 'gather_pixels', 'draw_weighted',
+           'first_images', 'own_precision', 'pieces']
 
 # %% ../../nbs/runtime/ops.ipynb #e5b735f6
 import math
@@ -140,6 +140,22 @@ def is_class(labels: Tensor, num_classes: int) -> Tensor:
     "(B,H,W) ids → (B,C,H,W) bool; 255 is no class."
     return labels[:, None] == torch.arange(num_classes, device=labels.device)[:, None, None]
 
+# %% ../../nbs/runtime/ops.ipynb #b8862ac4
+def _counts_of_all(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels of each class in a joint batch, int32: (B,C) how many come before each image of this process, (B,C) how many
+    it has itself, and (C,) how many there are in all."""
+    processes, rank, kinds = batch_processes(), process_index(), batch_kinds()
+    if sum(kinds) != len(mask):
+        raise ConfigError(f"joint_batch: found {kinds}, "
+                          f"expected numbers that add up to the {len(mask)} images of the mask")
+    own = mask.sum((2, 3), dtype=torch.int32)
+    everyone = gather_over_processes(own).split(kinds, dim=1)  # for each kind (P,n,C)
+    counts = torch.cat([kind.flatten(0, 1) for kind in everyone])  # (P·B,C), in the order of the joint batch
+    before = counts.cumsum(0, dtype=torch.int32) - counts
+    blocks = zip(before.split([processes * n for n in kinds]), kinds, strict=True)
+    first = torch.cat([block[rank * n:][:n] for block, n in blocks])
+    return first, own, counts.sum(0, dtype=torch.int32)
+
 # %% ../../nbs/runtime/ops.ipynb #04db9426
 @torch.no_grad()
 def sample_pixels(
@@ -147,65 +163,44 @@ def sample_pixels(
     per_class: int,  # how many to draw for every class
     generator: torch.Generator | None = None,  # on the mask's device
 ) -> tuple[Tensor, Tensor]:  # (C, per_class) int64 positions in the flattened (B·h·w); (C,) bool: is there any?
-    """Draw pixels of every class evenly, with replacement: always the same number, so nothing depends on what the mask holds.
+    """Draw pixels of every class evenly, with replacement: always the same number, whatever the mask holds.
 
-    A class without pixels gets positions too; leave them out with the second result. Raises `ConfigError` for unfitting shapes.
+    A class without pixels gets positions too; leave them out with the second result. In a `joint_batch` of several
+    processes, whose generators are in the same state, these are the pixels that one process with all images would
+    draw; −1 stands for a pixel that another process has. Raises `ConfigError` for unfitting shapes, or if the kinds of
+    `joint_batch` do not add up to B.
     """
     check_shape("mask", mask, B=None, C=None, h=None, w=None)
     check_range("per_class", per_class, 0)
     flat = mask.movedim(1, 0).flatten(1)  # (C, B·h·w)
     running = flat.cumsum(1, dtype=torch.int32)  # the k-th True of a row stands where the running count first reaches k
-    count = running[:, -1:]
-    draw = (torch.rand(len(flat), per_class, generator=generator, device=mask.device) * count).int()
-    index = torch.searchsorted(running, torch.minimum(draw, count - 1).clamp(min=0) + 1)
-    return index.clamp(max=flat.shape[1] - 1), count[:, 0] > 0
+    alone = batch_processes() == 1
+    first, own, total = (None, None, running[:, -1]) if alone else _counts_of_all(mask)
+    draw = (torch.rand(len(flat), per_class, generator=generator, device=mask.device) * total[:, None]).int()
+    wanted = torch.minimum(draw, total[:, None] - 1).clamp(min=0)  # (C, per_class): number among the pixels of the class
+    if alone:
+        index = torch.searchsorted(running, wanted + 1)
+        return index.clamp(max=flat.shape[1] - 1), total > 0
+    inside = (wanted >= first[:, :, None]) & (wanted < (first + own)[:, :, None])  # (B,C,per_class): in which image
+    shift = own.cumsum(0, dtype=torch.int32) - own - first  # from the number in the joint batch to that in this process
+    wanted = ((wanted + shift[:, :, None]) * inside).sum(0, dtype=torch.int32)
+    index = torch.searchsorted(running, wanted + 1).clamp(max=flat.shape[1] - 1)
+    return torch.where(inside.any(0), index, -1), total > 0
 
 # %% ../../nbs/runtime/ops.ipynb #0aa14363
 def gather_pixels(
     embeddings: Tensor,  # (B,D,h,w)
-    index: Tensor,  # (...) int64 positions in the flattened (B·h·w)
+    index: Tensor,  # (...) int64 positions in the flattened (B·h·w); what −1 gives stands for nothing
 ) -> Tensor:  # (..., D), with gradient
     "The embeddings of single pixels, without turning the whole map around first. Raises `ConfigError` for another number of axes."
     check_shape("embeddings", embeddings, B=None, D=None, h=None, w=None)
+    index = index.clamp(min=0)
     _, D, height, width = embeddings.shape
     if embeddings.is_contiguous():
         image, position = index // (height * width), index % (height * width)
         return embeddings.flatten(2)[image.flatten(), :, position.flatten()].view(*index.shape, D)
     pixels = embeddings.movedim(1, -1).reshape(-1, D)  # channels_last: a view, a pixel's D numbers stand together
     return pixels.index_select(0, index.flatten()).view(*index.shape, D)
-
-# %% ../../nbs/runtime/ops.ipynb #b8862ac4
-@torch.no_grad()
-def sample_pixels_of_all(
-    mask: Tensor,  # (B,C,h,w) bool: pixels to choose from in the images of this process, class by class
-    per_class: int,  # how many to draw for every class, in all processes together
-    generator: torch.Generator | None = None,  # on the mask's device, in the same state in all processes
-) -> tuple[Tensor, Tensor, Tensor | None]:  # (C, per_class) int64 positions in (B·h·w); (C,) bool: is there any?; (C, per_class) bool: which are its own
-    """`sample_pixels` of the joint batch: the same pixels that one process with all images would draw, each found by the process that has it.
-
-    The third result is None for one process: all are its own. Positions of the others' pixels stand for nothing.
-    Raises `ConfigError` for unfitting shapes, or if the kinds of `joint_batch` do not add up to B."""
-    processes, rank = batch_processes(), process_index()
-    if processes == 1:
-        return (*sample_pixels(mask, per_class, generator), None)
-    check_shape("mask", mask, B=None, C=None, h=None, w=None)
-    kinds = batch_kinds()
-    if sum(kinds) != len(mask):
-        raise ConfigError(f"joint_batch: found {kinds}, expected numbers that add up to the {len(mask)} images of the mask")
-    own = mask.sum((2, 3))  # (B,C)
-    everyone = gather_over_processes(own).split(kinds, dim=1)  # for each kind (P,n,C)
-    counts = torch.cat([kind.flatten(0, 1) for kind in everyone])  # (P·B,C), in the order of the joint batch
-    before, total = counts.cumsum(0) - counts, counts.sum(0)
-    blocks = zip(before.split([processes * n for n in kinds]), kinds)
-    first = torch.cat([block[rank * n:][:n] for block, n in blocks])  # (B,C): where each image's pixels begin in the joint count
-    draw = (torch.rand(mask.shape[1], per_class, generator=generator, device=mask.device) * total[:, None].int()).int()
-    draw = torch.minimum(draw, total[:, None] - 1).clamp(min=0)  # (C,n)
-    inside = (draw >= first[:, :, None]) & (draw < (first + own)[:, :, None])  # (B,C,n)
-    shift = own.cumsum(0) - own - first  # from the joint count to that of this process
-    target = ((draw + shift[:, :, None]) * inside).sum(0)
-    flat = mask.movedim(1, 0).flatten(1)  # (C, B·h·w)
-    index = torch.searchsorted(flat.cumsum(1), target + 1)
-    return index.clamp(max=flat.shape[1] - 1), total > 0, inside.any(0)
 
 # %% ../../nbs/runtime/ops.ipynb #b33e2889
 def draw_weighted(
