@@ -31,10 +31,11 @@ def error_auroc(
     wrong: Tensor,  # same shape, bool: the prediction differs from the label
     valid: Tensor | None = None,  # same shape, bool: pixels that count (leave out label 255); None = all
 ) -> float:  # in [0, 1]; 0.5 = no better than a coin; NaN if no pixel is wrong, or none is right
-    """Probability that a random wrong pixel is less sure than a random right one, ties counting one half (Hanley and
-    McNeil 1982).
+    """Probability that a random wrong pixel is less sure than a random right one, ties counting one half.
 
-    For evaluation: waits for the device. Raises `ConfigError` if shapes or types do not fit.
+    Hanley and McNeil 1982. The same number as torchmetrics' `binary_auroc`, in float64 and without that package, which
+    is needed for the tests only. For evaluation: waits for the device. Raises `ConfigError` if shapes or types do not
+    fit.
     """
     values, wrong = _pairs(uncertainty, wrong, valid)
     of_right, of_wrong = values[~wrong].sort().values, values[wrong]
@@ -109,7 +110,8 @@ def ause(
 class ErrorHistogram:
     """Error detection over any number of images in fixed memory: counts of right and wrong pixels by uncertainty.
 
-    AUROC, AUSE and the share of errors caught come out as if all values in a bin were equal.
+    AUROC, AUSE and the share of errors caught come out as if all values in a bin were equal. One table of counts serves
+    all three; a metric of a library for the first would have to keep every pixel, or a second table.
     """
 
     def __init__(
@@ -206,7 +208,9 @@ class Reliability(NamedTuple):
 
 # %% ../nbs/runtime/calibration.ipynb #ba492584
 class Calibration:
-    "Counts of right and all pixels by confidence, image by image, in fixed memory."
+    """Counts of right and all pixels by confidence, image by image, in fixed memory.
+
+    The error is that of torchmetrics' `binary_calibration_error`, whose metric keeps the confidence of every pixel."""
 
     def __init__(
         self,

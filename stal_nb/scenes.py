@@ -41,25 +41,9 @@ from stal_nb.canvas import (
     window_of,
 )
 
+from .drawing import Street, Style
 from .labels import CITYSCAPES, Sample
 from .runtime.errors import ConfigError
-
-# %% ../nbs/01_scenes.ipynb #a6458cd4
-from stal_nb.drawing import (
-    Street,
-    Style,
-    draw_building,
-    draw_clutter,
-    draw_fence,
-    draw_ground,
-    draw_hedge,
-    draw_person,
-    draw_pole,
-    draw_tree,
-    draw_two_wheeler,
-    draw_vehicle,
-    draw_wall,
-)
 
 # %% ../nbs/01_scenes.ipynb #85b21b43
 SIM = Style("sim", walls=((0.78, 0.62, 0.50), (0.70, 0.70, 0.74), (0.82, 0.76, 0.62), (0.60, 0.48, 0.44)))
@@ -88,6 +72,21 @@ CITIES = (
           road=(0.34, 0.33, 0.32), pavement=(0.50, 0.47, 0.43), leaf=(0.24, 0.30, 0.12), grass=(0.40, 0.42, 0.20),
           sky=(0.78, 0.80, 0.82), gaps=0.3, trees=10, walls_low=0.5, fences=0.8, lawns=0.8, cars=3, texture=1.1,
           fog=0.2, rain=0.25, dusk=0.25, sun=0.2, tint=(1.02, 1.0, 0.96), clutter=0.9, camera=(1.4, 0.48, 0.85)),
+)
+
+# %% ../nbs/01_scenes.ipynb #72f59634
+from stal_nb.drawing import (
+    draw_building,
+    draw_clutter,
+    draw_fence,
+    draw_ground,
+    draw_hedge,
+    draw_person,
+    draw_pole,
+    draw_tree,
+    draw_two_wheeler,
+    draw_vehicle,
+    draw_wall,
 )
 
 # %% ../nbs/01_scenes.ipynb #076390a9

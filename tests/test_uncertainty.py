@@ -222,6 +222,18 @@ def test_auroc_agrees_with_counting_all_pairs_with_ties():
     assert math.isnan(error_auroc(value, torch.zeros_like(wrong)))
 
 
+@pytest.mark.parametrize("values", [7, 1000])
+def test_auroc_and_calibration_error_are_those_of_torchmetrics(values):
+    from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
+
+    generator = torch.Generator().manual_seed(values)
+    value = (torch.randint(1, values, (5000,), generator=generator) + 0.3) / values  # few or many ties, none on an edge
+    wrong = torch.rand(5000, generator=generator) < 0.2 + 0.5 * value
+    assert error_auroc(value, wrong) == pytest.approx(binary_auroc(value, wrong.int()).item(), abs=1e-6)
+    expected = binary_calibration_error(value, (~wrong).int(), n_bins=15, norm="l1").item()
+    assert reliability(value, wrong).ece == pytest.approx(expected, abs=1e-6)
+
+
 def test_sparsification_agrees_with_removing_one_by_one():
     generator = torch.Generator().manual_seed(4)
     value, wrong = torch.rand(50, generator=generator), torch.rand(50, generator=generator) < 0.4
