@@ -45,7 +45,7 @@ setup(
         *(f"Programming Language :: Python :: 3.{minor}" for minor in range(10, 14)),
     ],
     packages=find_packages(include=["stal_nb", "stal_nb.*"]),
-    package_data={"stal_nb": ["static/*"]},
+    package_data={"stal_nb.app": ["static/*", "templates/*"]},
     python_requires=">=" + settings["min_python"],
     install_requires=requirements("requirements"),
     extras_require=extras,

@@ -14,7 +14,7 @@ BENCH_ARGUMENTS = ["--enable-precise-memory-info", "--js-flags=--expose-gc"]
 CELLS = [
     """
 import torch
-from stal_nb.explore.annotation import Annotator
+from stal_nb.app.annotator import Annotator
 from stal_nb.labels import CITYSCAPES
 from stal_nb.scenes import SceneDataset
 from stal_nb.store import LabelStore

@@ -12,7 +12,7 @@ import time
 import torch
 
 from bench.timing import peak_held
-from stal_nb.explore.models import demo_model
+from stal_nb.app.demo import demo_model
 from stal_nb.labels import Sample
 from stal_nb.scoring import Scoring, score_pool
 from stal_nb.selection import k_center, select_regions

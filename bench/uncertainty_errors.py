@@ -10,16 +10,19 @@ of other presets.
 """
 import argparse
 import json
+import sys
 from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
 
-from stal_nb.explore.uncertainty import judge_measures
 from stal_nb.config import Config
 from stal_nb.run import Run
 from stal_nb.runtime.files import atomic_write_json
 from stal_nb.models import predict_logits
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "nbs"))
+from figures.calibration import judge_measures  # noqa: E402  of the notebooks
 
 STAGES = {"before": "source", "after": "round 0"}
 TITLES = {"demo": "embedded scenes", "camvid": "CamVid"}

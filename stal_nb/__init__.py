@@ -6,7 +6,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "contrastive_loss": "losses", "PixelContrast": "contrast", "ClassMemoryBank": "banks", "entropy": "uncertainty", "ripu": "uncertainty",
-    "select": "selection", "Config": "config", "Run": "run", "Annotator": "explore.annotation", "LabelSpace": "labels",
+    "select": "selection", "Config": "config", "Run": "run", "Annotator": "app.annotator", "LabelSpace": "labels",
 }
 __all__ = list(_HOMES)
 

@@ -26,7 +26,7 @@ from .runtime.errors import ConfigError, DataError
 @runtime_checkable
 class AnnotatorProtocol(Protocol):
     """Anything that answers a query: `OracleAnnotator`, `NoisyAnnotator`, and the widget
-    `stal_nb.explore.annotation.Annotator`."""
+    `stal_nb.app.annotator.Annotator`."""
 
     name: str  # who labels, for the provenance of a label
 
@@ -235,7 +235,7 @@ class OracleAnnotator:
             raise DataError(f"labels of {id!r}: found {IGNORE} in every pixel, "
                             "expected the truth. This data set has no labels, so no "
                             "oracle can answer: a person must label it, for instance with "
-                            "stal_nb.explore.annotation.Annotator")
+                            "stal_nb.app.annotator.Annotator")
         return labels
 
 # %% ../nbs/11_annotation.ipynb #d87b9a71

@@ -115,7 +115,7 @@ def check_data(
         print(f"{name}: {check}\n")
         whole &= check.ok
         if page:
-            from stal_nb.explore.data import write_check_page
+            from stal_nb.app.check_page import write_check_page
 
             print(f"page: {write_check_page(dataset, check, Path(page).with_stem(f'{Path(page).stem}-{name}'))}\n")
     return whole
@@ -140,7 +140,7 @@ def describe(summary: dict) -> str:
 def try_report(run: Run) -> None:
     "Write report.html if the plotting libraries are there; say what to install if not."
     try:
-        from stal_nb.explore.rounds import write_report
+        from stal_nb.app.report import write_report
     except ImportError as error:
         print(f"No report: {error.name} is missing. Install the plotting libraries with: pip install 'stal_nb[notebooks]'")
         return

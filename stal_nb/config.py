@@ -193,7 +193,7 @@ class Config(TrainingConfig):
     round_steps: tuple[int, ...] = (200, 200)  # self-training steps of each round; the first is the warm-up
     round_epochs: tuple[float, ...] = ()  # the same in epochs over the unlabelled images; if given, it is this that counts
     budgets: tuple[float, ...] = (0.01, 0.05)  # labelled target images after each purchase: below 1 a fraction, else a count
-    annotator: str = "oracle"  # who labels: "oracle" (the truth, for experiments) or "person" (`Run.annotate`, or labels put into the store)
+    annotator: str = "oracle"  # who labels: "oracle" (the truth, for experiments) or "person" (`Annotator.of_run`, or labels put into the store)
     first_strategy: str = "random"  # how the first images are chosen
     strategy: str = "entropy"  # how the images of later rounds are chosen
     budget_unit: str = "images"  # what `budgets` count: "images", "regions" or "pixels"; a fraction below 1 is one of the target's pixels

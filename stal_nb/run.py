@@ -545,7 +545,7 @@ class Run:
         asked, before = self.queried(number + 1), self.queried(number)
         if self.config.annotator == "person" and (missing := self.awaiting):
             raise AwaitingLabels(f"run {self.path}: waits for the labels of {len(missing)} of {len(query['ids'])} images, {missing[0]!r} first. Label them with "
-                                 "run.annotate() in a notebook, or save them to run.store, and continue", missing)
+                                 "Annotator.of_run(run) in a notebook, or save them to run.store, and continue", missing)
         if not process_state(self.device).is_main_process:
             return
         annotator = OracleAnnotator(self.data.target)
@@ -573,26 +573,6 @@ class Run:
             if finished:
                 open_.pop(record["id"], None)
         return list(open_)
-
-    def annotate(
-        self,
-        annotator: str = "person",  # who labels, for the log
-        **options: Any,  # of the widget, see `stal_nb.explore.annotation.Annotator`
-    ):  # the widget; show it as the last line of a cell
-        """The widget with the images that the run waits for, begun from its own predictions, most uncertain pixels marked. When it says that all are
-        done, `advance` or `finish` goes on. Raises `ConfigError` if the run waits for nobody."""
-        from stal_nb.explore.annotation import Annotator, predictor
-
-        if not self.awaiting:
-            raise ConfigError(f"run {self.path}: found stage {self.stage!r}, expected one that waits for labels (annotator='person'; advance the run first)")
-        _, number = self._parts(self.stage)
-        asked = self.queried(number + 1)
-        ids = json.loads((self.round_folder(number) / "query.json").read_text())["ids"]
-        if any(asked[id] is not None for id in ids):
-            options = {"regions": lambda sample: region_mask(asked[sample.id], sample.image.shape[1:])} | options
-        model = self.model_after("source" if number == 0 else f"round {number - 1}")
-        return Annotator(self.data.target, self.store, ids=ids, annotator=annotator, provenance={"round": number},
-                         predictions=predictor(model, self.config.eval_size, probs=True), **options)
 
     def _acquire(self, annotator: AnnotatorProtocol, id: str, regions: list[Region] | None, number: int) -> None:
         "Ask for an image, or for regions of it, unless the answer is in the store. What was bought of it before stays."

@@ -11,7 +11,8 @@ from stal_nb.annotation import (
     boundary_map, confuse_pieces, count_pieces, jitter_boundaries,
 )
 from stal_nb.runtime.errors import ConfigError, DataError, LabelError, StoreError
-from stal_nb.explore.annotation import IGNORED, SEGMENTS, Annotator, pack_image, pack_labels, predictor, superpixels, unpack_labels
+from stal_nb.app.annotator import IGNORED, Annotator, predictor
+from stal_nb.app.transfer import SEGMENTS, pack_image, pack_labels, superpixels, unpack_labels
 from stal_nb.labels import CAMVID, CITYSCAPES, IGNORE
 from stal_nb.scenes import SceneDataset
 from stal_nb.formats import rle_decode

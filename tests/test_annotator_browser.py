@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from browser import open_notebook, run_cell
-from stal_nb.explore.annotation import STATIC, Annotator, superpixels
+from stal_nb.app.annotator import Annotator
+from stal_nb.app.transfer import superpixels
+from stal_nb.app.drawing import STATIC
 from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.scenes import SceneDataset
 from stal_nb.store import LabelStore
@@ -615,7 +617,7 @@ from pathlib import Path
 
 import torch
 
-from stal_nb.explore.annotation import Annotator
+from stal_nb.app.annotator import Annotator
 from stal_nb.labels import CITYSCAPES
 from stal_nb.scenes import SceneDataset
 from stal_nb.store import LabelStore

@@ -13,17 +13,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from browser import open_notebook, run_cell
-from stal_nb.runtime.errors import AwaitingLabels, ConfigError, StalError, StoreError
-from stal_nb.explore import dashboard as d
-from stal_nb.explore.dashboard import (
-    Curve, RunDashboard, RunFolder, Status, Tail, dashboard_picture, duration, pause, plan_table, query_thumbnails, saved_step, start)
-from stal_nb.explore.rounds import RunForm, preset_table
-from stal_nb.labels import CITYSCAPES
-from stal_nb.config import PRESETS
-from stal_nb.run import Run
 from tiny import TINY, tiny
+
+from figures.planning import plan_table
+from figures.runs import preset_table
+from stal_nb.app import run_folder as d
+from stal_nb.app.dashboard import RunDashboard, query_thumbnails
+from stal_nb.app.dashboard_picture import dashboard_picture
+from stal_nb.app.form import RunForm
+from stal_nb.app.run_folder import RunFolder, Status, saved_step
+from stal_nb.app.run_log import Curve, Tail
+from stal_nb.app.run_process import pause, start
+from stal_nb.app.run_view import duration, paper_figures, view_of
+from stal_nb.config import PRESETS
+from stal_nb.labels import CITYSCAPES
+from stal_nb.run import Run
+from stal_nb.runtime.errors import AwaitingLabels, ConfigError, StalError, StoreError
 
 CLASSES = CITYSCAPES.classes
 
@@ -137,7 +143,7 @@ def test_a_step_that_comes_again_takes_the_place_of_what_followed():
 
 
 def test_no_run_yet_is_said(tmp_path):
-    assert "config.json" in looked(tmp_path / "nothing").view()["message"]
+    assert "config.json" in view_of(looked(tmp_path / "nothing"))["message"]
     with pytest.raises(StoreError, match="config.json"):
         RunDashboard(tmp_path / "nothing")
     write(tmp_path / "config.json", '{"name": "ha')  # half-written
@@ -147,9 +153,9 @@ def test_no_run_yet_is_said(tmp_path):
 
 
 def test_a_run_that_was_just_created_can_be_started(folder):
-    view = looked(folder).view()
+    view = view_of(looked(folder))
     assert view["state"] == "new" and view["can"] == {"start": True, "pause": False, "label": False, "again": False}
-    assert [s["is"] for s in view["stages"]] == ["now", *["ahead"] * 7]
+    assert [s["is"] for s in view["stages"]] == ["now", *["later"] * 7]
     json.dumps(view, allow_nan=False)
 
 
@@ -158,7 +164,7 @@ def test_a_stage_at_work_is_followed_line_by_line(folder):
     write(folder / "source" / "log.jsonl", json.dumps(row(1)) + "\n" + json.dumps(row(2))[:30])
     status(folder, stage="source", step=2, steps=3)
     found.look()
-    view = found.view()
+    view = view_of(found)
     assert view["state"] == "running" and view["stage"] == "source" and view["can"]["pause"]
     assert found.series(["L_s", "nothing"]).shape == (1, 3) and math.isnan(found.series(["nothing"])[0, 1])
     write(folder / "source" / "log.jsonl", "".join(json.dumps(row(step)) + "\n" for step in (1, 2)) + "not json\n[1]\n{}\n")
@@ -173,7 +179,7 @@ def test_finished_stages_come_from_their_tables_and_lie_one_after_the_other(fold
     write(folder / "rounds/01/log.jsonl", json.dumps(row(2)) + "\n")
     found = looked(folder)
     assert found.series(["L_s"])[:, 0].tolist() == [1, 2, 3, 4, 5, 6, 8]  # 3 steps each, as measured; then step 2 of round 1
-    results = [(r["name"], r["labelled"], r["miou"], r["student"]) for r in found.view()["results"]]
+    results = [(r["name"], r["labelled"], r["miou"], r["student"]) for r in view_of(found)["results"]]
     assert results == [("source only", 0, 11.0, 10.0), ("round 0", 1, 20.0, 19.0)]
     assert found.series(["L_s"], most=3)[-1, 0] == 8  # thinned, the newest stays
 
@@ -190,11 +196,11 @@ def test_looking_again_reads_nothing_that_is_the_same(folder, monkeypatch):
     trained(folder)
     trained(folder, 0, miou=20.0, labelled=1)
     found = looked(folder)
-    before, opened = found.view(), []
+    before, opened = view_of(found), []
     real = Path.open
     monkeypatch.setattr(Path, "open", lambda self, *a, **k: (opened.append(self.name), real(self, *a, **k))[1])
     found.look()
-    assert found.view() == before
+    assert view_of(found) == before
     assert set(opened) <= {"status.json", "log.jsonl"}
 
 
@@ -212,7 +218,7 @@ def test_the_time_left_is_shared_between_stages(folder):
     for name in ("query", "labelled"):
         write(folder / f"rounds/00/{name}.json", {"ids": ["a"]})
     status(folder, step=2, steps=4, seconds_left=100.0)  # 2 steps of this stage and 3 of round 1 are left
-    view = looked(folder).view()
+    view = view_of(looked(folder))
     tiles = dict(view["tiles"])
     assert (view["stage"], view["step"], view["steps"]) == ("round 0: train", 2, 4)
     assert tiles["left in this stage"] == "40 s" and tiles["training left"] == "2 min"
@@ -239,8 +245,8 @@ def sleeper():
 
 
 def test_a_killed_process_is_noticed_and_resume_says_where(folder, sleeper):
-    from safetensors.torch import save_file
     import torch
+    from safetensors.torch import save_file
 
     trained(folder)
     write(folder / "rounds/00/query.json", {"ids": ["a"]})
@@ -252,7 +258,7 @@ def test_a_killed_process_is_noticed_and_resume_says_where(folder, sleeper):
     while d.psutil.Process(sleeper.pid).status() != d.psutil.STATUS_ZOMBIE:  # dead, though nobody has waited for it
         time.sleep(0.01)
     state, message = looked(folder).state
-    assert state == "stopped" and "resume continues at step 3" in message and looked(folder).view()["can"]["start"]
+    assert state == "stopped" and "resume continues at step 3" in message and view_of(looked(folder))["can"]["start"]
     (folder / "rounds/00/progress.safetensors").write_bytes(b"\xff" * 40)
     assert "resume continues with stage 'round 0: train'" in looked(folder).state[1]
 
@@ -274,14 +280,14 @@ def test_another_process_with_the_same_number_is_not_taken_for_it(folder, sleepe
 
 def test_a_run_of_another_machine_is_shown_and_cannot_be_paused_from_here(folder):
     status(folder, host="node17", pid=1)
-    view = looked(folder).view()
+    view = view_of(looked(folder))
     assert view["state"] == "running" and not view["can"]["pause"] and not view["can"]["start"] and "node17" in view["message"] and view["host"] == "node17"
     with pytest.raises(ConfigError, match="at work on node17"):
         pause(folder)
     with pytest.raises(ConfigError, match="of node17 at work"):
         start(folder)
     status(folder, host="node17", updated=time.time() - d.STALE - 60)
-    view = looked(folder).view()
+    view = view_of(looked(folder))
     assert view["state"] == "silent" and "No word from node17 for 11 minutes" in view["message"] and view["can"]["start"]
 
 
@@ -289,11 +295,11 @@ def test_states_that_need_a_person(folder):
     trained(folder)
     status(folder, state="failed", message="OutOfMemoryError: smaller crop")
     write(folder / "console.log", "\n".join(f"line {k}" for k in range(100)) + "\nbar 1\rbar 2\n")
-    view = looked(folder).view()
+    view = view_of(looked(folder))
     assert view["state"] == "failed" and view["message"] == "OutOfMemoryError: smaller crop"
     assert view["console"][-2:] == ["line 99", "bar 2"] and len(view["console"]) == 20
     status(folder, state="stopped")
-    assert looked(folder).view()["console"] == [] and looked(folder).state[0] == "stopped"
+    assert view_of(looked(folder))["console"] == [] and looked(folder).state[0] == "stopped"
 
 
 def test_a_run_that_waits_for_labels_lists_them(tmp_path):
@@ -305,12 +311,12 @@ def test_a_run_that_waits_for_labels_lists_them(tmp_path):
         run.finish()
     ids = json.loads((run.path / "rounds/00/query.json").read_text())["ids"]
     found = looked(run.path)
-    view = found.view()
+    view = view_of(found)
     assert view["state"] == "awaiting labels" and view["can"]["label"] and view["can"]["start"]
     assert view["awaiting"] == {"images": 2, "done": 0, "first": [{"id": id, "done": False} for id in ids]}
     run.store.save(ids[0], torch.zeros(64, 128, dtype=torch.int64))
     found.look()
-    assert found.view()["awaiting"]["done"] == 1
+    assert view_of(found)["awaiting"]["done"] == 1
     board = RunDashboard(run, pictures=0)
     try:
         board.receive({"type": "label"})
@@ -376,18 +382,18 @@ def test_waiting_has_an_end(folder, sleeper):
 
 
 def test_the_paper_stands_beside_runs_on_its_data_alone(folder):
-    assert looked(folder).view()["figures"] == {}
+    assert view_of(looked(folder))["figures"] == {}
     base = tiny().to_dict()
-    gta5 = d.paper_figures({**base, "data": "cityscapes", "source": "gta5"})
+    gta5 = paper_figures({**base, "data": "cityscapes", "source": "gta5"})
     assert gta5["paper, GTA5"] == [(30, 70.0), (65, 75.0), (150, 76.1)] and [p for _, p in gta5["RIPU, 5 %"]] == [71.2]
-    synthia = d.paper_figures({**base, "data": "cityscapes", "source": "synthia"})
+    synthia = paper_figures({**base, "data": "cityscapes", "source": "synthia"})
     assert [p for _, p in synthia["paper, SYNTHIA"]] == [73.2, 76.0, 76.6]
-    assert d.paper_figures({**base, "data": "camvid", "source": "gta5"}) == {}
+    assert paper_figures({**base, "data": "camvid", "source": "gta5"}) == {}
 
 
 def test_an_oracle_beside_the_run_is_drawn(folder):
     write(folder.with_name("run-oracle") / "summary.json", {"rounds": [{"miou": 44.5}]})
-    assert looked(folder).view({"mine": 50.0})["lines"] == {"all labels": 44.5, "mine": 50.0}
+    assert view_of(looked(folder), {"mine": 50.0})["lines"] == {"all labels": 44.5, "mine": 50.0}
 
 
 @pytest.mark.parametrize("far", [0, 1, 2, 3])
@@ -416,7 +422,7 @@ def test_thumbnails_show_image_and_map(tmp_path):
     assert all(found["items"][0][part].startswith(b"\xff\xd8") for part in ("image", "map"))
     assert "map" not in query_thumbnails(run, 0, maps=False)["items"][0]
     figure = dashboard_picture(run, pictures=found)
-    assert any(axis.get_title().startswith("Round 0 asked for 1 of") for axis in figure.axes)
+    assert any(axis.get_title().startswith("Round 0 queried 1 of") for axis in figure.axes)
 
 
 def test_durations_and_plans_are_in_people_s_units():
@@ -432,7 +438,7 @@ LONGER = {"source_steps": 100, "round_steps": [12, 8], "checkpoint_every": 25}
 CELLS = ["""
 import sys
 sys.path.insert(0, {tests!r})
-from stal_nb.explore.dashboard import RunDashboard
+from stal_nb.app.dashboard import RunDashboard
 from stal_nb.run import Run
 from tiny import tiny
 run = Run.create(tiny(**{longer!r}), "here")
@@ -510,7 +516,7 @@ def test_a_person_starts_pauses_and_resumes_in_jupyterlab(tmp_path, new_page, ju
             shown = here.root.inner_text()
             summary = json.loads((desk / "here/summary.json").read_text())
             assert all(f"{r['miou']:.1f}" in shown for r in [summary["source_only"], *summary["rounds"]]) and "all labels 33.3" in shown
-            assert here.root.locator(".stal-shots img").count() == 4 and "Round 1 asked for 2 of 9" in shown  # two images and their maps
+            assert here.root.locator(".stal-shots img").count() == 4 and "Round 1 queried 2 of 9" in shown  # two images and their maps
 
             words = [f"--set={key}={json.dumps(value)}" for key, value in {**TINY, **LONGER}.items()]
             shell = on_the_command_line(desk, "run", "--out", "shell", *words)  # begun in the shell, continued in the notebook
@@ -562,4 +568,4 @@ def test_the_form_creates_a_run_and_shows_it(tmp_path):
 
 def test_every_preset_is_in_the_table():
     table = preset_table()
-    assert table.index.tolist() == list(PRESETS) and table.loc["demo", "labels bought in all"] == "1 %, 5 %"
+    assert table.index.tolist() == list(PRESETS) and table.loc["demo", "acquired labels in all"] == "1 %, 5 %"

@@ -762,14 +762,14 @@ def test_the_teacher_refuses_what_cannot_be_averaged(small):
 
 def test_the_demo_model_can_be_trained_from_a_block_without_gradients(tmp_path, monkeypatch):
     "On a fresh machine the first call trains it, wherever that call stands."
-    from stal_nb.explore import models
+    from stal_nb.app import demo
 
     monkeypatch.setenv("STAL_NB_CACHE", str(tmp_path))
-    monkeypatch.setattr(models, "DEMO_RECIPE", {**models.DEMO_RECIPE, "steps": 1, "batch": 2, "size": (64, 128)})
+    monkeypatch.setattr(demo, "DEMO_RECIPE", {**demo.DEMO_RECIPE, "steps": 1, "batch": 2, "size": (64, 128)})
     for guard in (torch.no_grad, torch.inference_mode):
-        models.demo_model.cache_clear()
+        demo.demo_model.cache_clear()
         with guard():
-            assert models.demo_model()(torch.rand(1, 3, 64, 128)).logits.shape == (1, 19, 64, 128)
+            assert demo.demo_model()(torch.rand(1, 3, 64, 128)).logits.shape == (1, 19, 64, 128)
         for file in tmp_path.glob("*.safetensors"):
             file.unlink()
-    models.demo_model.cache_clear()
+    demo.demo_model.cache_clear()

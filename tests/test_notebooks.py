@@ -142,7 +142,7 @@ def test_its_links_lead_somewhere(notebook):
 
 
 def test_compute_cells_import_no_pictures():
-    "Modules other than `explore` work without plotting and widget libraries."
+    "Modules other than `app` work without plotting and widget libraries."
     wrong = []
     for file in [f for folder in ("", "runtime") for f in (NBS.parent / "stal_nb" / folder).glob("*.py")]:
         if file.name in HAND_WRITTEN:

@@ -12,7 +12,7 @@ from stal_nb import planning
 from stal_nb.data import write_sample
 from stal_nb.runtime.errors import ConfigError, DataError
 from stal_nb.labels import CITYSCAPES, IGNORE
-from stal_nb.explore.rounds import headline, miou_figure
+from stal_nb.app.report import headline, miou_figure
 from stal_nb.cli import check_data, configured, main, parser, predict_folder
 from stal_nb.config import PAPER, PAPER_BUDGETS, PRESETS, SETTINGS, Config
 from stal_nb.datasets import RunData

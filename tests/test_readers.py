@@ -571,7 +571,7 @@ def test_progress_is_shown_on_request(tmp_path, capsys):
 
 
 def test_the_check_page_is_one_file_that_names_the_broken_ones(tmp_path):
-    from stal_nb.explore.data import label_panels, write_check_page
+    from stal_nb.app.check_page import label_panels, write_check_page
 
     data, sound = broken_tree(tmp_path / "<b>"), CamVidLike(tmp_path / "camvid")
     checks = {"target & more": check_dataset(data, bar=False), "other": check_dataset(sound, bar=False)}
@@ -594,7 +594,7 @@ def CamVidLike(root):
 
 
 def test_the_check_page_opens_without_a_network(tmp_path, new_page):
-    from stal_nb.explore.data import write_check_page
+    from stal_nb.app.check_page import write_check_page
 
     gta5_tree(tmp_path, 4)
     data, page = GTA5(tmp_path), new_page(width=1100)

@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from stal_nb.explore.rounds import comparison_figure, comparison_table, gap_figure, provenance, write_report
+from figures.runs import comparison_figure, comparison_table, gap_figure, provenance
+from stal_nb.app.report import write_report
 from stal_nb.run import Run
 from tiny import tiny
 
@@ -33,7 +34,7 @@ def test_it_opens_without_errors_and_without_a_network(page):
 def test_every_figure_is_drawn(page):
     "mIoU, IoU of each class, loss terms, bank and sampling probabilities; before and after, and one picture a round."
     titles = page.locator(".gtitle").all_text_contents()
-    assert titles == ["mIoU by labels bought", "IoU of each class", "Terms of the loss", "Class-wise memory bank",
+    assert titles == ["mIoU by acquired labels", "IoU of each class", "Terms of the loss", "Class-wise memory bank",
                       "Sampling probability of each class"]
     assert page.locator(".js-plotly-plot .main-svg").count() >= 5
     assert page.locator("img").count() == 3

@@ -25,6 +25,7 @@ from stal_nb.labels import Sample
 from stal_nb.cli import main, parse_setting
 from stal_nb.config import Config
 from stal_nb.datasets import label_part
+from stal_nb.app.annotator import Annotator
 from stal_nb.run import Run
 from stal_nb.scoring import PartFile, Scoring, score_batch, score_into, score_pool
 from stal_nb.selection import STRATEGIES, Region, declare, region_mask, ripu_map, select_regions
@@ -876,11 +877,11 @@ def test_a_skipped_image_is_not_waited_for_and_not_trained_on(by_person):
 
 
 def test_the_widget_of_a_run_shows_its_query_with_its_predictions(by_person, finished):
-    widget = by_person.annotate(annotator="me", autosave=0.0)
+    widget = Annotator.of_run(by_person, annotator="me", autosave=0.0)
     assert widget.ids == by_person.awaiting and widget.provenance == {"round": 0} and not widget.finished
     assert widget.predictions(by_person.data.target[0]).shape == (19, 64, 128)
     with pytest.raises(ConfigError, match="expected one that waits for labels"):
-        finished.annotate()
+        Annotator.of_run(finished)
 
 
 def test_a_person_is_asked_for_regions_alone(finished, tmp_path):
@@ -888,7 +889,7 @@ def test_a_person_is_asked_for_regions_alone(finished, tmp_path):
                         budget_unit="regions", budgets=(2, 4), region_radius=4)
     run.bar = False
     run.advance()
-    widget, asked = run.annotate(), run.queried(1)
+    widget, asked = Annotator.of_run(run), run.queried(1)
     assert run.awaiting
     for id in run.awaiting:
         sample = run.data.target[run.data.target.ids.index(id)]

@@ -11,20 +11,9 @@ from PIL import Image
 
 from browser import open_notebook, run_cell
 from stal_nb.runtime.errors import ConfigError
-from stal_nb.explore.selection import (
-    STRATEGIES,
-    PredictedScenes,
-    ScoredPool,
-    SelectionExplorer,
-    explain,
-    image_contents,
-    ranks_of,
-    read_strategies,
-    run_pool,
-    select,
-    strategies_figure,
-    strategies_table,
-)
+from figures.strategies import read_strategies, strategies_figure, strategies_table
+from stal_nb.app.selection_explorer import PredictedScenes, ScoredPool, SelectionExplorer, explain, image_contents, ranks_of, run_pool
+from stal_nb.selection import STRATEGIES, select
 from stal_nb.scenes import SceneDataset
 from stal_nb.selection import StrategyInput
 from stal_nb.uncertainty import entropy
@@ -33,7 +22,7 @@ SIZE = (256, 512)
 
 
 def a_pool(length=20, size=SIZE):
-    "Scenes with made-up opinions: nothing is trained for a test of a widget."
+    "Scenes with made-up predictions: nothing is trained for a test of a widget."
     scenes = SceneDataset("real", length, size=size, seed=3)
     samples = [scenes[i] for i in range(length)]
     images, labels = torch.stack([s.image for s in samples]), torch.stack([s.labels for s in samples])
@@ -107,10 +96,10 @@ def test_every_image_has_a_reason_under_every_strategy(pool, explorer):
             query = explorer.queries[name][k]
             for id in pool.ids:
                 text = explain(pool, name, query, id)
-                assert text.startswith("Bought" if id in query else "Not bought") and text.endswith("."), (name, text)
+                assert text.startswith("Queried" if id in query else "Not queried") and text.endswith("."), (name, text)
     ranks = ranks_of(pool, "entropy")
     best = pool.ids[ranks.index(1)]
-    assert explain(pool, "entropy", [best], best).startswith("Bought: rank 1 of 20 by entropy")
+    assert explain(pool, "entropy", [best], best).startswith("Queried: rank 1 of 20 by entropy")
     assert ranks_of(pool, "core_set") is None
 
 
@@ -158,7 +147,7 @@ def test_a_strategy_of_ones_own_is_in_the_explorer(pool, monkeypatch):
     monkeypatch.setitem(STRATEGIES, "first", lambda pool: sorted(pool.ids)[:pool.k])
     explorer = SelectionExplorer(pool, ["first", "entropy"])
     explorer.strategy = "first"
-    assert explorer.query == sorted(pool.ids)[:10] and explorer.why(pool.ids[0]) == "Bought by first."
+    assert explorer.query == sorted(pool.ids)[:10] and explorer.why(pool.ids[0]) == "Queried by first."
 
 
 def test_a_round_of_a_run_becomes_a_pool_whose_classes_are_predictions(tmp_path):
@@ -207,7 +196,7 @@ class Page:
         return set(self.root.locator(".stal-thumb[aria-pressed=true]").evaluate_all("es => es.map(e => e.dataset.id)"))
 
     def diamonds(self):
-        return set(self.root.locator("path.stal-bought").evaluate_all("es => es.map(e => e.dataset.id)"))
+        return set(self.root.locator("path.stal-queried").evaluate_all("es => es.map(e => e.dataset.id)"))
 
     def choose(self, label, value):
         self.root.get_by_label(label, exact=True).select_option(value)
@@ -253,11 +242,11 @@ class Page:
         thumb.hover()
         assert hidden() == "visible"
         thumb.click()
-        self.wait_for_reason("Bought: rank 1 of")
+        self.wait_for_reason("Queried: rank 1 of")
         assert thumb.get_attribute("aria-label").startswith(f"{queries['entropy'][2][0]}, ")
         other = queries["entropy"][10][-1]
         self.root.locator(f"path[data-id='{other}']").click(force=True)
-        self.wait_for_reason("Not bought")
+        self.wait_for_reason("Not queried")
 
     def wait_for_reason(self, start):
         self.page.wait_for_function(
@@ -296,7 +285,7 @@ CELLS = ["""
 import sys
 sys.path.insert(0, {tests!r})
 from test_selection_explorer import a_pool
-from stal_nb.explore.selection import SelectionExplorer
+from stal_nb.app.selection_explorer import SelectionExplorer
 pool = a_pool()
 explorer = SelectionExplorer(pool)
 explorer

@@ -24,7 +24,7 @@ from stal_nb import step as step_module
 from stal_nb import trainer as loop
 from stal_nb.runtime import checkpoints, devices
 from stal_nb.runtime.errors import ConfigError, DeviceMemoryError, StalError, StoreError, TrainingError, WorkerError
-from stal_nb.explore.store import failing_disk
+from figures.crashes import failing_disk
 from stal_nb.labels import CITYSCAPES, Sample
 from stal_nb.scenes import SceneDataset
 from stal_nb.config import TrainingConfig

@@ -10,7 +10,7 @@ from torch import nn
 
 from browser import open_notebook, press_run
 from stal_nb.runtime.errors import ConfigError
-from stal_nb.explore.uncertainty import EXPLORED, UncertaintyExplorer, likeliest, shade_scale
+from stal_nb.app.uncertainty_explorer import EXPLORED, UncertaintyExplorer, likeliest, shade_scale
 from stal_nb.labels import CITYSCAPES, IGNORE, Sample
 from stal_nb.scenes import SceneDataset
 from stal_nb.calibration import sparsification
@@ -103,12 +103,12 @@ def test_the_share_of_errors_is_that_of_the_sparsification_curve(explorer, perce
     assert explorer.caught(percent) == pytest.approx(expected, abs=1e-3)
 
 
-@pytest.mark.parametrize("opinions", ["one", "dropout", "committee"])
-def test_every_measure_can_be_shown(explorer, opinions):
-    explorer.opinions, explorer.passes = opinions, 3
+@pytest.mark.parametrize("inference", ["single", "dropout", "ensemble"])
+def test_every_measure_can_be_shown(explorer, inference):
+    explorer.inference, explorer.passes = inference, 3
     seen = {}
     for name, measure in EXPLORED.items():
-        if measure.several and opinions == "one":
+        if measure.several and inference == "single":
             continue
         explorer.measure = name
         about, found = last(explorer)
@@ -118,7 +118,7 @@ def test_every_measure_can_be_shown(explorer, opinions):
 
 
 def test_parameters_change_the_maps_that_have_them(explorer):
-    explorer.opinions, explorer.measure = "dropout", "ripu"
+    explorer.inference, explorer.measure = "dropout", "ripu"
     for name, value in (("radius", 9), ("passes", 5), ("rate", 0.6)):
         before = last(explorer)[1]["values"].tobytes() if explorer.outbox else None
         setattr(explorer, name, value)
@@ -129,9 +129,9 @@ def test_parameters_change_the_maps_that_have_them(explorer):
     assert last(explorer)[1]["values"].tobytes() != before
 
 
-def test_going_back_to_one_opinion_takes_a_measure_that_one_can_have(explorer):
-    explorer.opinions, explorer.measure = "dropout", "bald"
-    explorer.opinions = "one"
+def test_going_back_to_one_prediction_takes_a_measure_that_one_can_have(explorer):
+    explorer.inference, explorer.measure = "dropout", "bald"
+    explorer.inference = "single"
     assert explorer.measure == "entropy" and last(explorer)[0]["map"]["name"] == "entropy" and not explorer.errors
     explorer.measure = "bald"  # by code: the page does not offer it
     assert explorer.outbox[-1][0]["type"] == "error" and "expected several" in explorer.errors[-1]
@@ -143,7 +143,7 @@ def test_images_without_labels_are_shown_without_a_verdict(scenes):
     explorer.receive({"type": "hello"})
     about, found = last(explorer)
     assert about["image"]["known"] is False and about["map"]["count"] == SIZE[0] * SIZE[1] and about["map"]["auroc"] is None
-    assert math.isnan(explorer.caught()) and explorer.kinds == ["one", "dropout"]
+    assert math.isnan(explorer.caught()) and explorer.kinds == ["single", "dropout"]
     assert "no labels" in explorer.still(grid=(4, 8)).layout.annotations[3].text
 
 
@@ -172,9 +172,9 @@ def test_a_measure_of_ones_own_is_offered_and_checked(scenes):
 
 def test_a_network_without_dropout_and_a_failing_one_are_told_to_the_person(scenes):
     explorer = heard_by_nobody(UncertaintyExplorer(scenes, {"plain": nn.Conv2d(3, 19, 1), "odd": nn.Conv2d(4, 19, 1)}))
-    explorer.opinions = "dropout"
+    explorer.inference = "dropout"
     assert "found no dropout layer" in explorer.outbox[-1][0]["message"]
-    explorer.opinions, explorer.network = "one", "odd"
+    explorer.inference, explorer.network = "single", "odd"
     assert explorer.outbox[-1][0]["type"] == "error" and "RuntimeError" in explorer.errors[-1]
     explorer.network = "plain"
     assert explorer.outbox[-1][0]["type"] == "show"
@@ -183,7 +183,7 @@ def test_a_network_without_dropout_and_a_failing_one_are_told_to_the_person(scen
 @pytest.mark.parametrize("name, value, message", [
     ("measure", "entropie", "measure: found 'entropie', expected one of entropy, margin"),
     ("network", "last", "expected one of early, late"),
-    ("opinions", "two", "expected one of one, dropout, committee"), ("image", 3, "image: found 3, expected a number from 0 to 2"),
+    ("inference", "two", "expected one of single, dropout, ensemble"), ("image", 3, "image: found 3, expected a number from 0 to 2"),
     ("radius", 0, "radius: found 0"), ("passes", 1, "passes: found 1"), ("rate", 1.0, "rate: found 1.0"),
     ("percent", 101, "percent: found 101"),
     ("of_class", 19, "of_class: found 19"), ("colours", "grey", "expected one of auto, 0-1, stretched")])
@@ -192,12 +192,12 @@ def test_a_choice_that_does_not_exist_is_refused(explorer, name, value, message)
         setattr(explorer, name, value)
 
 
-def test_an_explorer_needs_images_networks_and_a_known_committee(scenes):
+def test_an_explorer_needs_images_networks_and_a_known_ensemble(scenes):
     for samples, networks in (([], Colours()), (scenes, {})):
         with pytest.raises(ConfigError, match="samples, networks: found"):
             UncertaintyExplorer(samples, networks)
-    with pytest.raises(ConfigError, match="committee: found 'x', expected some of a, b"):
-        UncertaintyExplorer(scenes, {"a": Colours(), "b": Colours()}, committee=["a", "x"])
+    with pytest.raises(ConfigError, match="ensemble: found 'x', expected some of a, b"):
+        UncertaintyExplorer(scenes, {"a": Colours(), "b": Colours()}, ensemble=["a", "x"])
 
 
 def test_the_still_figure_has_all_four_pictures_linked_and_a_slider_that_recolours(explorer):
@@ -234,7 +234,7 @@ CELL = """
 import sys
 sys.path.insert(0, {tests!r})
 from test_uncertainty_explorer import Colours
-from stal_nb.explore.uncertainty import UncertaintyExplorer
+from stal_nb.app.uncertainty_explorer import UncertaintyExplorer
 from stal_nb.scenes import SceneDataset
 explorer = UncertaintyExplorer(SceneDataset("real", 3, size=(256, 512)), {{"early": Colours(0), "late": Colours(1)}}, passes=4)
 explorer
@@ -284,16 +284,16 @@ def test_in_jupyterlab_every_control_changes_the_picture_at_once(chromium, lab, 
                  ("Network", "late", {"predicted", "map"}), ("Opinions", "dropout", {"predicted", "map"}),
                  ("Measure", "bald", {"map"}),
                  ("Passes", 9, {"map"}), ("Drop", 0.6, {"map"}), ("Colours", "0-1", {"map"}), ("Measure", "class_std", {"map"}),
-                 ("Class", 10, {"map"}), ("Opinions", "committee", {"predicted", "map"}),
+                 ("Class", 10, {"map"}), ("Inference", "ensemble", {"predicted", "map"}),
                  ("Image", 1, {"picture", "predicted", "map", "errors"}),
-                 ("Shade the most uncertain", 60, {"picture", "errors"}), ("Opinions", "one", {"map"})]
+                 ("Shade the most uncertain", 60, {"picture", "errors"}), ("Inference", "single", {"map"})]
         for label, value, expected in steps:
             before = page.evaluate(PICTURES)
             page.evaluate(SET, [label, str(value)])
             after = page.evaluate(PICTURES)
             changed = {name for name in after if after[name] != before[name]}
             assert expected <= changed, f"{label} = {value} changed {changed}"
-        assert page.locator("[aria-label=Measure]").input_value() == "entropy"  # one opinion has no class_std
+        assert page.locator("[aria-label=Measure]").input_value() == "entropy"  # one prediction has no class_std
 
         times = {}
         for label, pair in (("Measure", ("margin", "entropy")), ("Shade the most uncertain", ("30", "70")), ("Image", ("0", "1"))):
