@@ -270,15 +270,21 @@ def extremes_figure(scenes: PredictedScenes) -> plt.Figure:
 
 def region_figure(scenes: PredictedScenes, i: int, radii: Sequence[int]) -> plt.Figure:
     """Impurity, uncertainty and their product for several radii, each picture on its own scale: impurity cannot reach 1
-    in a small window."""
+    in a small window. The last column shows where the product differs from impurity alone, both divided by their
+    maximum."""
     measures = {"impurity P": region_impurity, "uncertainty U": region_uncertainty, "P · U": ripu}
-    figure, axes = plt.subplots(len(radii), 4, figsize=(10.6, 1.6 * len(radii)), dpi=70, layout="constrained")
-    for row, radius in zip(np.atleast_2d(axes), radii):
-        bare(row[0], CITYSCAPES.colorize(scenes.probs[i].argmax(0)),
-             f"prediction; windows of {2 * radius + 1} × {2 * radius + 1}")
-        for axis, (name, function) in zip(row[1:], measures.items()):
+    figure, axes = plt.subplots(len(radii), 5, figsize=(13.2, 1.6 * len(radii)), dpi=70, layout="constrained")
+    for row, radius in zip(np.atleast_2d(axes), radii, strict=True):
+        side = 2 * radius + 1
+        bare(row[0], CITYSCAPES.colorize(scenes.probs[i].argmax(0)), f"prediction; windows of {side} × {side}")
+        relative = {}
+        for axis, (name, function) in zip(row[1:4], measures.items(), strict=True):
             value = function(scenes.probs[i:i + 1], radius)[0]
-            bare(axis, value, f"{name}, up to {value.max():.2f}", cmap="magma", vmin=0, vmax=value.max().item() or 1)
+            top = value.max().item() or 1
+            bare(axis, value, f"{name}, up to {value.max():.2f}", cmap="magma", vmin=0, vmax=top)
+            relative[name] = value / top
+        bare(row[4], relative["P · U"] - relative["impurity P"], "P · U − P, each ÷ its maximum", cmap="PuOr", vmin=-0.5,
+             vmax=0.5)
     return figure
 
 
