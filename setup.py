@@ -16,7 +16,7 @@ def requirements(name):
 
 
 readme = here / "README.md"
-notebooks, dev = requirements("notebooks_requirements"), requirements("dev_requirements")
+extras = {name: requirements(f"{name}_requirements") for name in ("formats", "notebooks", "dev")}
 
 setup(
     name=settings["lib_name"],
@@ -48,7 +48,7 @@ setup(
     package_data={"stal_nb.app": ["static/*", "templates/*"]},
     python_requires=">=" + settings["min_python"],
     install_requires=requirements("requirements"),
-    extras_require={"notebooks": notebooks, "dev": dev},
+    extras_require=extras,
     entry_points={"console_scripts": requirements("console_scripts")},
     zip_safe=False,
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from stal_nb.models import DeepLabV3Plus
-from stal_nb.uncertainty import Opinions, class_probs, dropout_passes, entropy, evaluating, ripu
+from stal_nb.uncertainty import Ensemble, class_probs, dropout_passes, entropy, evaluating, ripu
 
 
 def best_of(function, times: int) -> float:
@@ -66,16 +66,16 @@ def bench_dropout() -> list[dict]:
         with evaluating(model):
             class_probs(model, images)
 
-    def stream() -> Opinions:
-        return Opinions(dropout_passes(model, images, passes))
+    def stream() -> Ensemble:
+        return Ensemble(dropout_passes(model, images, passes))
 
     once, all_passes = best_of(bare, 2), best_of(stream, 2)
-    heard = stream()
-    kept = sum(t.numel() * t.element_size() for t in vars(heard).values() if isinstance(t, Tensor))
+    ensemble = stream()
+    kept = sum(t.numel() * t.element_size() for t in vars(ensemble).values() if isinstance(t, Tensor))
     detail = f"{passes} passes at {size[0]} × {size[1]}, sums included"
     return [
         dict(name="MC dropout ÷ as many bare forward passes", value=all_passes / (passes * once), unit="×", limit=None, detail=detail),
-        dict(name="sums of T opinions ÷ one opinion, memory", value=kept / (heard.mean.numel() * heard.mean.element_size()), unit="×",
+        dict(name="sums of T members ÷ one prediction, memory", value=kept / (ensemble.mean.numel() * ensemble.mean.element_size()), unit="×",
              limit=3.2, detail="for every T")]
 
 

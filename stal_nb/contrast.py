@@ -14,10 +14,10 @@ from torch.nn import functional as F
 
 from .banks import ClassMemoryBank
 from .labels import IGNORE
-from .losses import anchor_mask, class_prototypes, memory_contrastive_loss, negative_mask, normalised_entropy
-from .runtime.distributed import sum_over_processes
+from .losses import anchor_mask, class_prototypes, contrastive_loss, negative_mask, normalised_entropy
+from .runtime.distributed import batch_sum, joint_batch
 from .runtime.errors import ConfigError
-from .runtime.ops import gather_pixels, sample_pixels_of_all
+from .runtime.ops import gather_pixels, sample_pixels
 
 # %% ../nbs/23_your_own_loop.ipynb #183c0fbb
 def contrast_with_bank(
@@ -25,7 +25,8 @@ def contrast_with_bank(
     embeddings: Tensor,  # (B,D,h,w) of the student; the only input that receives a gradient
     probs: Tensor,  # (B,C,h,w) of the teacher
     teacher_embeddings: Tensor,  # (B,D,h,w)
-    labels: Tensor,  # (B,h,w) int64: labels of labelled images, the teacher's arg-max of the others; 255 = none, or outside of the image
+    # (B,h,w) int64: labels of labelled images, the teacher's arg-max of the others; 255 = none, or outside of the image
+    labels: Tensor,
     labelled: Tensor,  # (B,) bool: which images have labels
     *,
     num_anchors: int = 50,  # M, anchors a class
@@ -33,25 +34,26 @@ def contrast_with_bank(
     push: int = 256,  # embeddings a class that enter the bank, at most
     temperature: float = 0.5,  # w
     threshold: float = 0.3,  # delta_p, least probability of an anchor
-    percentiles: tuple[float, float] = (20.0, 80.0),  # of entropy: below the first an unlabelled pixel is reliable, above the second unreliable
+    # of entropy: below the first an unlabelled pixel is reliable, above the second unreliable
+    percentiles: tuple[float, float] = (20.0, 80.0),
     ranks: tuple[int, int] = (3, 20),  # r_l, r_h
     released: bool = False,  # negatives as in the released code, which finds none
     generator: torch.Generator | None = None,  # on the device of the tensors
-    parts: Sequence[int] | None = None,  # several processes: how many of the B images are of each kind
 ) -> Tensor:  # scalar; 0 if no class has anchors and negatives
     "L_c (arXiv 2301.13361; U2PL, arXiv 2203.03884). Raises `ConfigError` for shapes and settings that do not fit."
     with torch.no_grad():
         roles, inside = (probs, labels, normalised_entropy(probs), labelled), labels != IGNORE
-        anchors_at = anchor_mask(*roles, threshold=threshold, entropy_percentile=percentiles[0], valid=inside, gather=True)
-        negatives_at = negative_mask(*roles, low_rank=ranks[0], high_rank=ranks[1], released=released, entropy_percentile=percentiles[1],
-                                     valid=inside, gather=True)
-        centres, has_centre = class_prototypes(teacher_embeddings, anchors_at, gather=True)
-        push_to_bank(memory, teacher_embeddings, negatives_at, push, generator, parts)
+        anchors_at = anchor_mask(*roles, threshold=threshold, entropy_percentile=percentiles[0], valid=inside)
+        negatives_at = negative_mask(
+            *roles, *ranks, released=released, entropy_percentile=percentiles[1], valid=inside)
+        centres, has_centre = class_prototypes(teacher_embeddings, anchors_at)
+        push_to_bank(memory, teacher_embeddings, negatives_at, push, generator)
         rows, has_negatives = memory.draw(num_anchors * num_negatives, generator)
-        index, has_anchors, mine = sample_pixels_of_all(anchors_at, num_anchors, generator, parts)
-    return memory_contrastive_loss(
-        gather_pixels(embeddings, index), centres, memory.entries, rows.view(-1, num_anchors, num_negatives), temperature,
-        valid=has_anchors & has_centre & has_negatives, unit=True, mine=mine)
+        index, has_anchors = sample_pixels(anchors_at, num_anchors, generator)
+    complete = has_anchors & has_centre & has_negatives
+    return contrastive_loss(
+        gather_pixels(embeddings, index), centres, memory.entries, temperature, complete,
+        rows=rows.view(-1, num_anchors, num_negatives), unit=True, mine=index >= 0)
 
 # %% ../nbs/23_your_own_loop.ipynb #6cd46959
 def push_to_bank(
@@ -60,26 +62,29 @@ def push_to_bank(
     negatives_at: Tensor,  # (B,C,h,w) bool, from `negative_mask`
     count: int,  # embeddings a class, at most
     generator: torch.Generator | None = None,
-    parts: Sequence[int] | None = None,
 ) -> None:
-    "Embeddings of negatives, drawn evenly, enter the queue of their class as vectors of length 1. All processes push the same rows."
-    index, found, mine = sample_pixels_of_all(negatives_at, count, generator, parts)  # (C,P)
+    """Embeddings of negatives, drawn evenly, enter the queue of their class as vectors of length 1.
+
+    All processes push the same rows."""
+    index, found = sample_pixels(negatives_at, count, generator)  # (C,P)
     entries = F.normalize(gather_pixels(embeddings, index.flatten()), dim=-1)  # L_c asks for directions only
-    if mine is not None:  # each row comes from the process that has the pixel
-        (entries,) = sum_over_processes(torch.where(mine.flatten()[:, None], entries, 0.0))
+    (entries,) = batch_sum(torch.where(index.flatten()[:, None] >= 0, entries, 0.0))  # each from where its pixel is
     classes = torch.arange(len(index), device=index.device).repeat_interleave(count)
     memory.push(entries, classes, valid=found.repeat_interleave(count))
 
 # %% ../nbs/23_your_own_loop.ipynb #1f65c324
 class PixelContrast(nn.Module):
-    "L_c of STAL (arXiv 2301.13361) together with its memory bank: call it once a step and add what it returns, times lambda_c, to your loss."
+    """L_c of STAL (arXiv 2301.13361) together with its memory bank: call it once a step and add what it returns, times
+    lambda_c, to your loss."""
 
     def __init__(
         self,
         num_classes: int,  # C
         dim: int,  # D, channels of the embeddings
         capacity: int | Sequence[int] = 30_000,  # entries a class in the bank, or one number for each class
-        **settings,  # of `contrast_with_bank`: num_anchors, num_negatives, push, temperature, threshold, percentiles, ranks, released
+        # of `contrast_with_bank`: num_anchors, num_negatives, push, temperature, threshold, percentiles, ranks,
+        # released
+        **settings,
     ):
         "Raises `ConfigError` for sizes that are not positive."
         super().__init__()
@@ -96,9 +101,12 @@ class PixelContrast(nn.Module):
     ) -> Tensor:  # scalar
         "L_c of this batch, after the bank has got its negatives. Raises `ConfigError` for shapes that do not fit."
         if teacher_probs.shape[-2:] != labels.shape[-2:] or labels.shape[-2] < embeddings.shape[-2]:
-            raise ConfigError(f"labels: found {tuple(labels.shape)}, expected the height and width of teacher_probs, {tuple(teacher_probs.shape[-2:])}, "
+            raise ConfigError(f"labels: found {tuple(labels.shape)}, "
+                              f"expected the height and width of teacher_probs, {tuple(teacher_probs.shape[-2:])}, "
                               f"and no less than those of embeddings, {tuple(embeddings.shape[-2:])}")
         stride = -(-labels.shape[-2] // embeddings.shape[-2])
         probs, labels = teacher_probs[..., ::stride, ::stride], labels[..., ::stride, ::stride]
         labels = torch.where(labelled[:, None, None], labels, probs.argmax(1))
-        return contrast_with_bank(self.memory, embeddings, probs, teacher_embeddings, labels, labelled, generator=generator, **self.settings)
+        with joint_batch(len(embeddings)):  # of all processes, where there are several
+            return contrast_with_bank(self.memory, embeddings, probs, teacher_embeddings, labels, labelled,
+                                      generator=generator, **self.settings)

@@ -62,7 +62,8 @@ def inspect_image(
             return load()
         except Exception as error:
             name = str(file or dataset.ids[index])
-            errors.append((name, str(error) if isinstance(error, StalError) else f"{name}: found {type(error).__name__} ({error}), expected a readable file"))
+            unknown = f"{name}: found {type(error).__name__} ({error}), expected a readable file"
+            errors.append((name, str(error) if isinstance(error, StalError) else unknown))
 
     has_labels = getattr(dataset, "has_labels", True)
     if image_file is None and not hasattr(dataset, "load_labels"):  # drawn, not read: both at once
@@ -93,13 +94,16 @@ def inspect_all(
     indices: Sequence[int],
     workers: int,  # processes; 0: this one
 ) -> Iterator[Inspection]:  # one for each index, in order
-    "Inspect images, in several processes. If one of them dies, the images that follow are looked at alone until the cause is found."
+    """Inspect images, in several processes.
+
+    If one of them dies, the images that follow are looked at alone until the cause is found."""
     done, alone = 0, False
     while done < len(indices):
         part = indices[done:done + 1] if alone else indices[done:]
         try:
-            for inspection in DataLoader(_Inspected(dataset, part), batch_size=None, num_workers=1 if alone else workers, collate_fn=_same,
-                                         generator=torch.Generator()):
+            loader = DataLoader(_Inspected(dataset, part), batch_size=None, num_workers=1 if alone else workers,
+                                collate_fn=_same, generator=torch.Generator())
+            for inspection in loader:
                 yield inspection
                 done += 1
             alone = False
@@ -108,8 +112,9 @@ def inspect_all(
                 raise
             if alone:
                 name = str(files_of(dataset, indices[done])[0] or dataset.ids[indices[done]])
-                yield Inspection(indices[done], None, None, False, 0, [(name, f"{name}: found that the process which read it died "
-                                                                       f"({str(error).splitlines()[0]}), expected a readable file")])
+                message = (f"{name}: found that the process which read it died ({str(error).splitlines()[0]}), "
+                           "expected a readable file")
+                yield Inspection(indices[done], None, None, False, 0, [(name, message)])
                 done += 1
             alone = not alone
 
@@ -128,7 +133,8 @@ class DataCheck:
     images: Tensor | None = None  # (C,) int64 images that show it
     ignored: int = 0  # pixels of 255
     blank: list[str] = field(default_factory=list)  # ids of images whose label is 255 everywhere
-    resized: list[str] = field(default_factory=list)  # label files of another size than their image, resized to it by the reader
+    # label files of another size than their image, resized to it by the reader
+    resized: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)  # label files without an image
     megabytes: float = 0.0  # of files read
     seconds: float = 0.0
@@ -150,23 +156,39 @@ class DataCheck:
         return len({file for file, _ in self.errors})
 
     def __str__(self) -> str:
-        speed = f"{self.images_per_second:.1f} images/s, {self.megabytes / max(self.seconds, 1e-9):.1f} MB/s with {max(1, self.workers)} process{'es' * (self.workers > 1)}"
-        lines = [f"{self.checked:,} of {self.total:,} images looked at in {self.seconds:.{0 if self.seconds > 99 else 2}f} s ({speed})",
+        return "\n".join([*self._overview(), *self._about_labels(), *self._notes()])
+
+    def _overview(self) -> list[str]:
+        megabytes = self.megabytes / max(self.seconds, 1e-9)
+        processes = f"{max(1, self.workers)} process{'es' * (self.workers > 1)}"
+        speed = f"{self.images_per_second:.1f} images/s, {megabytes:.1f} MB/s with {processes}"
+        time = f"{self.seconds:.{0 if self.seconds > 99 else 2}f} s"
+        lines = [f"{self.checked:,} of {self.total:,} images looked at in {time} ({speed})",
                  "sizes    " + _tally({f"{h} x {w}": n for (h, w), n in self.sizes.items()})]
-        if set(self.groups) - {""}:
-            lines.append("groups   " + _tally(self.groups))
+        return [*lines, "groups   " + _tally(self.groups)] if set(self.groups) - {""} else lines
+
+    def _about_labels(self) -> list[str]:
         if self.pixels is None:
-            lines.append("labels   none")
-        else:
-            share = self.ignored / max(1, self.ignored + int(self.pixels.sum()))
-            lines.append(f"labels   {self.label_space.name}, {self.label_space.num_classes} classes; {share:.1%} of the pixels are ignored")
-            lines += [f"  {name:<14} {part:>8.3%} of the labelled pixels, in {n:,} image{' ' if n == 1 else 's'}  {'#' * round(40 * part)}".rstrip()
-                      for name, part, n in zip(self.label_space.classes, (self.pixels / self.pixels.sum().clamp(min=1)).tolist(), self.images.tolist())]
-        notes = {"label of another size than its image, resized to it": self.resized, "label without any class": self.blank,
-                 "label file without an image": self.unused}
-        lines += [f"note     {len(names):,} x {what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}" for what, names in notes.items() if names]
-        lines += [f"BROKEN   {self.broken:,} file{'s' * (self.broken > 1)}:", *(f"  {message}" for _, message in self.errors)] if self.errors else ["No file is broken."]
-        return "\n".join(lines)
+            return ["labels   none"]
+        space, labelled = self.label_space, int(self.pixels.sum())
+        ignored = self.ignored / max(1, self.ignored + labelled)
+        lines = [f"labels   {space.name}, {space.num_classes} classes; {ignored:.1%} of the pixels are ignored"]
+        shares = (self.pixels / self.pixels.sum().clamp(min=1)).tolist()
+        for name, share, n in zip(space.classes, shares, self.images.tolist(), strict=True):
+            images = f"{n:,} image{' ' if n == 1 else 's'}"
+            bar = "#" * round(40 * share)
+            lines.append(f"  {name:<14} {share:>8.3%} of the labelled pixels, in {images}  {bar}".rstrip())
+        return lines
+
+    def _notes(self) -> list[str]:
+        notes = {"label of another size than its image, resized to it": self.resized,
+                 "label without any class": self.blank, "label file without an image": self.unused}
+        lines = [f"note     {len(names):,} x {what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
+                 for what, names in notes.items() if names]
+        if not self.errors:
+            return [*lines, "No file is broken."]
+        head = f"BROKEN   {self.broken:,} file{'s' * (self.broken > 1)}:"
+        return [*lines, head, *(f"  {message}" for _, message in self.errors)]
 
 # %% ../nbs/runtime/inspection.ipynb #120d8888
 def _tally(counts: dict, most: int = 6) -> str:

@@ -40,9 +40,11 @@ class LabelSpace:
 
     def __post_init__(self):
         if len(self.classes) != len(self.palette):
-            raise ConfigError(f"palette of {self.name}: found {len(self.palette)} colours, expected one for each of {len(self.classes)} classes")
+            raise ConfigError(f"palette of {self.name}: found {len(self.palette)} colours, "
+                              f"expected one for each of {len(self.classes)} classes")
         if len(set(self.classes)) != len(self.classes):
-            raise ConfigError(f"classes of {self.name}: found a name twice, expected {len(self.classes)} different names")
+            raise ConfigError(f"classes of {self.name}: found a name twice, "
+                              f"expected {len(self.classes)} different names")
 
     @property
     def num_classes(self) -> int:
@@ -54,7 +56,8 @@ class LabelSpace:
         try:
             return self.classes.index(class_name)
         except ValueError:
-            raise ConfigError(f"class of {self.name}: found {class_name!r}, expected one of {', '.join(self.classes)}") from None
+            raise ConfigError(f"class of {self.name}: found {class_name!r}, "
+                              f"expected one of {', '.join(self.classes)}") from None
 
     @cached_property
     def _colours(self) -> np.ndarray:
@@ -77,29 +80,31 @@ class LabelSpace:
         "Where each class of this space goes in another: by name, or by what the other data set's authors put together."
         merged = MERGES.get((self.name, other.name), {})
         names = [merged.get(name, name) for name in self.classes]
-        return torch.tensor([other.classes.index(n) if n in other.classes else IGNORE for n in names], dtype=torch.int64)
+        positions = [other.classes.index(n) if n in other.classes else IGNORE for n in names]
+        return torch.tensor(positions, dtype=torch.int64)
 
 # %% ../nbs/00_labels.ipynb #dfa236f0
 CITYSCAPES = LabelSpace(
     "cityscapes",
-    ("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain", "sky", "person",
-     "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
-    ((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30), (220, 220, 0),
-     (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70), (0, 60, 100), (0, 80, 100),
-     (0, 0, 230), (119, 11, 32)))
+    ("road", "sidewalk", "building", "wall", "fence", "pole", "traffic light", "traffic sign", "vegetation", "terrain",
+     "sky", "person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle"),
+    ((128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153), (153, 153, 153), (250, 170, 30),
+     (220, 220, 0), (107, 142, 35), (152, 251, 152), (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142),
+     (0, 0, 70), (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32)))
 _shared = [k for k, name in enumerate(CITYSCAPES.classes) if name not in ("terrain", "truck", "train")]
-SYNTHIA = LabelSpace("synthia", tuple(CITYSCAPES.classes[k] for k in _shared), tuple(CITYSCAPES.palette[k] for k in _shared))
+SYNTHIA = LabelSpace(
+    "synthia", tuple(CITYSCAPES.classes[k] for k in _shared), tuple(CITYSCAPES.palette[k] for k in _shared))
 CAMVID = LabelSpace(
     "camvid",
     ("sky", "building", "pole", "road", "pavement", "tree", "sign", "fence", "car", "pedestrian", "bicyclist"),
-    ((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0), (192, 128, 128), (64, 64, 128),
-     (64, 0, 128), (64, 64, 0), (0, 128, 192)))
+    ((128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192), (128, 128, 0), (192, 128, 128),
+     (64, 64, 128), (64, 0, 128), (64, 64, 0), (0, 128, 192)))
 LABEL_SPACES = {space.name: space for space in (CITYSCAPES, SYNTHIA, CAMVID)}
 MERGES = {  # (from, to) -> {class: its name in `to`}, where the names differ
     ("cityscapes", "camvid"): {
-        "sidewalk": "pavement", "wall": "building", "traffic light": "sign", "traffic sign": "sign", "vegetation": "tree",
-        "terrain": "tree", "person": "pedestrian", "rider": "bicyclist", "bicycle": "bicyclist", "motorcycle": "bicyclist",
-        "truck": "car", "bus": "car", "train": "car"}}
+        "sidewalk": "pavement", "wall": "building", "traffic light": "sign", "traffic sign": "sign",
+        "vegetation": "tree", "terrain": "tree", "person": "pedestrian", "rider": "bicyclist", "bicycle": "bicyclist",
+        "motorcycle": "bicyclist", "truck": "car", "bus": "car", "train": "car"}}
 MERGES["synthia", "camvid"] = MERGES["cityscapes", "camvid"]
 
 # %% ../nbs/00_labels.ipynb #3179e59b
@@ -122,7 +127,8 @@ def check_labels(
     unknown = labels[(labels != IGNORE) & ((labels < 0) | (labels >= label_space.num_classes))]
     if len(unknown):
         ids = torch.unique(unknown)
-        raise LabelError(f"{where}: found class id {', '.join(map(str, ids[:5].tolist()))}{' …' if len(ids) > 5 else ''}, "
+        raise LabelError(f"{where}: found class id "
+                         f"{', '.join(map(str, ids[:5].tolist()))}{' …' if len(ids) > 5 else ''}, "
                          f"expected 0 to {label_space.num_classes - 1} ({label_space.name}) or {IGNORE}")
 
 # %% ../nbs/00_labels.ipynb #4394713e

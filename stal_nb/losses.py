@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pixel_cross_entropy', 'hard_pixels', 'ohem_cross_entropy', 'supervised_loss', 'normalised_entropy', 'PseudoLabels',
            'pseudo_labels', 'pseudo_label_weights', 'unsupervised_loss', 'contrastive_loss', 'anchor_mask',
-           'negative_mask', 'class_prototypes', 'memory_contrastive_loss']
+           'negative_mask', 'class_prototypes']
 
 # %% ../nbs/06_losses.ipynb #588665fb
 import math
@@ -15,15 +15,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .labels import IGNORE
-from stal_nb.runtime.distributed import (
-    draw_uniform, gather_over_processes, kth_of_all, process_count, sum_over_processes, widened,
-)
-from .runtime.errors import ConfigError
 from stal_nb.runtime.ops import (
-    among_top, check_maps, check_range, check_shape, is_class, kth_smallest, masked_percentile, own_precision,
+    among_top,
+    check_maps,
+    check_range,
+    check_shape,
+    is_class,
+    kth_smallest,
+    masked_percentile,
+    own_precision,
     pieces,
 )
+
+from .labels import IGNORE
+from .runtime.distributed import batch_max, batch_mean, batch_sum, batch_total, draw_uniform, widened
+from .runtime.errors import ConfigError
 
 # %% ../nbs/06_losses.ipynb #b8d58185
 class _CrossEntropy(torch.autograd.Function):
@@ -37,7 +43,8 @@ class _CrossEntropy(torch.autograd.Function):
         for part in pieces(scores):
             log_p[part] = scores[part].log_softmax(axis).gather(axis, index[part])
         known = known.unsqueeze(axis)
-        log_sum = torch.where(known, scores.gather(axis, index) - log_p, math.inf)  # log Σ e^z, all that the slope asks for beside the scores
+        # log Σ e^z, all that the slope asks for beside the scores
+        log_sum = torch.where(known, scores.gather(axis, index) - log_p, math.inf)
         ctx.save_for_backward(scores, index, known, log_sum)
         ctx.axis = axis
         return torch.where(known, -log_p, 0.0).squeeze(axis)
@@ -57,8 +64,9 @@ def pixel_cross_entropy(
     logits: Tensor,  # (B,C,H,W), as planes or `channels_last`
     labels: Tensor,  # (B,H,W) int64, 255 = ignore
 ) -> Tensor:  # (B,H,W) −log p of the label, 0 where it is 255; float32 for half precision
-    """`F.cross_entropy(logits, labels, ignore_index=255, reduction="none")`, in the memory layout that the logits have: the output of a network
-    need not be turned around, nor the gradient turned back. Can be differentiated once. Raises `ConfigError` for unfitting shapes."""
+    """`F.cross_entropy(logits, labels, ignore_index=255, reduction="none")`, in the memory layout that the logits have:
+    the output of a network need not be turned around, nor the gradient turned back. Can be differentiated once. Raises
+    `ConfigError` for unfitting shapes."""
     check_maps(logits, labels)
     logits = widened(logits)
     if logits.is_contiguous() or not logits.is_contiguous(memory_format=torch.channels_last):
@@ -72,33 +80,24 @@ def hard_pixels(
     labels: Tensor,  # (B,H,W) int64, 255 = ignore
     threshold: float = 0.7,  # a pixel is hard if its true class has less probability, in [0, 1]
     min_kept: int = 100_000,  # but at least this many pixels, those of lowest p, are kept
-    gather: bool = False,  # at least so many of the batch of all processes of `torch.distributed`, each of which brings B images
 ) -> Tensor:  # (B,H,W) bool
-    "Which pixels online hard example mining keeps. Ignored pixels never; all others if there are no more than `min_kept` of them."
+    """Which pixels online hard example mining keeps.
+
+    Ignored pixels never; all others if there are no more than `min_kept` of them."""
     check_range("threshold", threshold, 0, 1)
     check_range("min_kept", min_kept, 0)
     valid = labels != IGNORE
-    p = torch.where(valid, torch.exp(-pixel_loss), 2.0)  # above any probability: an ignored pixel is the last to be chosen
+    # above any probability: an ignored pixel is the last to be chosen
+    p = torch.where(valid, torch.exp(-pixel_loss), 2.0)
     hard = p < threshold
-    processes = process_count() if gather else 1
-    count = min(int(min_kept), processes * p.numel())
-    if count and processes > 1:
-        hard |= p <= kth_of_all(p, None, lambda total: torch.full_like(total, count - 1))
-    elif count:
-        hard |= p <= kth_smallest(p.flatten(), count - 1)
+    if min_kept >= 1 and p.numel():
+        hard |= p <= kth_smallest(p, int(min_kept) - 1)
     return hard & valid
 
 # %% ../nbs/06_losses.ipynb #cb5908cc
-def _mean_of_all(total: Tensor, count: Tensor, gather: bool) -> Tensor:
-    "Total over count. With `gather`, over the counts of all processes and times their number: the mean over the processes is the loss of the joint batch."
-    if gather and process_count() > 1:
-        total, (count,) = process_count() * total, sum_over_processes(count)
-    return total / count.clamp(min=1)
-
-
-def _ohem_mean(pixel_loss: Tensor, labels: Tensor, threshold: float, min_kept: int, gather: bool = False) -> Tensor:
-    kept = hard_pixels(pixel_loss, labels, threshold, min_kept, gather)
-    return _mean_of_all((pixel_loss * kept).sum(), kept.sum(), gather)
+def _ohem_mean(pixel_loss: Tensor, labels: Tensor, threshold: float, min_kept: int) -> Tensor:
+    kept = hard_pixels(pixel_loss, labels, threshold, min_kept)
+    return batch_mean((pixel_loss * kept).sum(), kept.sum())
 
 
 def ohem_cross_entropy(
@@ -122,34 +121,39 @@ def supervised_loss(
     ohem: bool = True,  # average over hard pixels only; False = over all labelled pixels
     threshold: float = 0.7,  # see `ohem_cross_entropy`
     min_kept: int = 100_000,  # see `ohem_cross_entropy`
-    pixel_loss: Tensor | None = None,  # (B,H,W) `pixel_cross_entropy(logits, labels)` where it is at hand; None = taken here
-    gather: bool = False,  # this process's part in the loss of the batch of all processes: the mean of the parts is that loss
+    # (B,H,W) `pixel_cross_entropy(logits, labels)` where it is at hand; None = taken here
+    pixel_loss: Tensor | None = None,
 ) -> Tensor:  # scalar
-    "L_s: cross entropy over labelled pixels, source and target alike. Raises `ConfigError` for unfitting shapes or settings."
+    """L_s: cross entropy over labelled pixels, source and target alike.
+
+    Raises `ConfigError` for unfitting shapes or settings."""
     check_maps(logits, labels)
     if pixel_loss is None:
         pixel_loss = pixel_cross_entropy(logits, labels)
     if ohem:
-        loss = _ohem_mean(pixel_loss, labels, threshold, min_kept, gather)
+        loss = _ohem_mean(pixel_loss, labels, threshold, min_kept)
     else:
-        loss = _mean_of_all(pixel_loss.sum(), (labels != IGNORE).sum(), gather)
+        loss = batch_mean(pixel_loss.sum(), (labels != IGNORE).sum())
     if aux_logits is None:
         return loss
     check_range("aux_weight", aux_weight, 0)
     check_maps(aux_logits, labels, "aux_logits")
-    return loss + aux_weight * supervised_loss(aux_logits, labels, ohem=ohem, threshold=threshold, min_kept=min_kept, gather=gather)
+    return loss + aux_weight * supervised_loss(aux_logits, labels, ohem=ohem, threshold=threshold, min_kept=min_kept)
 
 # %% ../nbs/06_losses.ipynb #72891688
 def normalised_entropy(
     probs: Tensor,  # (B,C,H,W) probabilities, in [0, 1], summing to 1 over C
 ) -> Tensor:  # (B,H,W): 0 = sure, 1 = every class equally likely; float32 for half precision input
-    "−Σ_c p_c log p_c / log C of every pixel, by which filter, negatives and selection go. Its gradient is finite at p = 0."
+    """−Σ_c p_c log p_c / log C of every pixel, by which filter, negatives and selection go.
+
+    Its gradient is finite at p = 0."""
     if probs.dim() < 2:
         raise ConfigError(f"probs: found shape {tuple(probs.shape)}, expected (B, C, H, W)")
     probs = widened(probs)
     if probs.requires_grad:
         probs = probs.clamp_min(torch.finfo(probs.dtype).tiny)  # the slope of −p log p at 0 is infinite
-    return torch.special.entr(probs).sum(1) / (math.log(probs.shape[1]) or 1.0)  # entr(p) = −p log p, 0 at 0
+    total = torch.special.entr(probs).sum(1)  # entr(p) = −p log p, 0 at 0
+    return (total / (math.log(probs.shape[1]) or 1.0)).clamp(0, 1)  # rounding may step over either end
 
 # %% ../nbs/06_losses.ipynb #a6b4c2f4
 class PseudoLabels(NamedTuple):
@@ -159,17 +163,19 @@ class PseudoLabels(NamedTuple):
     confidence: Tensor  # (B,H,W) probability of the likeliest class, in [1/C, 1]
     entropy: Tensor  # (B,H,W) normalised, 0 = sure, 1 = unsure
     threshold: Tensor  # 0-d: the entropy at which pixels are dropped
-    guess: Tensor | None = None  # (B,H,W) int64: the likeliest class of every pixel, dropped or not
+    prediction: Tensor | None = None  # (B,H,W) int64: the likeliest class of every pixel, dropped or not
 
 # %% ../nbs/06_losses.ipynb #77e93efa
 def _likeliest(
-    below: Tensor,  # (B,C,H,W) scores minus the largest of their pixel: 0 at the likeliest class, negative at the others
+    # (B,C,H,W) scores minus the largest of their pixel: 0 at the likeliest class, negative at the others
+    below: Tensor,
 ) -> Tensor:  # (B,H,W) int64: the class of the 0, the first one if several are equal
     "`below.argmax(1)`, without its slow search for the index on a CPU, where no vector instructions serve it."
     if below.device.type != "cpu":
         return below.max(1).indices
     C = below.shape[1]
-    order = torch.arange(C, 0, -1, dtype=below.dtype)[:, None, None]  # the first class has the highest number; all that are below 0 sink beyond it
+    # the first class has the highest number; all that are below 0 sink beyond it
+    order = torch.arange(C, 0, -1, dtype=below.dtype)[:, None, None]
     order = torch.add(order, below, alpha=torch.finfo(below.dtype).max).amax(1)
     return C - order.nan_to_num(1).long()
 
@@ -180,23 +186,25 @@ _PIECE = 2**19  # numbers that a processor has at hand in its cache
 def _read_teacher(
     logits: Tensor,  # (B,C,H,W)
 ) -> tuple[Tensor, Tensor, Tensor]:  # (B,H,W) likeliest class, its probability, normalised entropy
-    "What the teacher says of every pixel. A CPU takes some rows at a time: nothing of the size of all logits is then written and read again."
+    """What the teacher says of every pixel.
+
+    A CPU takes some rows at a time: nothing of the size of all logits is then written and read again."""
     B, C, H, W = logits.shape
     if logits.device.type == "cpu" and logits.numel() > _PIECE and B * H > 1:
         rows = -(-H // -(-C * H * W // _PIECE))  # as many in each piece
         found = logits.new_empty(B, H, W, dtype=torch.int64), logits.new_empty(B, H, W), logits.new_empty(B, H, W)
         for b in range(B):
             for y in range(0, H, rows):
-                for whole, part in zip(found, _read_teacher(logits[b:b + 1, :, y:y + rows])):
+                for whole, part in zip(found, _read_teacher(logits[b:b + 1, :, y:y + rows]), strict=True):
                     whole[b, y:y + rows] = part[0]
         return found
     logits = logits.contiguous()
     below = logits - logits.amax(1, keepdim=True)  # z − max z
-    guess, exps = _likeliest(below), below.exp()
+    prediction, exps = _likeliest(below), below.exp()
     total = exps.sum(1)  # S: p_c = e^(z_c − max z) / S, which is 1 / S for the likeliest class
     # −Σ p log p = log S − Σ (z − max z) e^(z − max z) / S: one logarithm a pixel instead of one a class
     entropy = (total.log() - exps.mul_(below).sum(1) / total).clamp(min=0) / (math.log(C) or 1.0)
-    return guess, 1 / total, entropy
+    return prediction, 1 / total, entropy
 
 # %% ../nbs/06_losses.ipynb #4e3d15d3
 @torch.no_grad()
@@ -205,53 +213,54 @@ def pseudo_labels(
     drop_percent: float,  # d: share of pixels to drop, in [0, 100]
     keep: str = "sure",  # "sure" drops the highest entropy (the paper), "unsure" the lowest (the released code)
     valid: Tensor | None = None,  # (B,H,W) bool: pixels of an image, False = padding; None = all
-    gather: bool = False,  # the percentile is that of the images of all processes
 ) -> PseudoLabels:
     """Label every pixel with the teacher's likeliest class, and drop the d % of which it is least sure.
 
-    The threshold is the (100 − d)-th percentile of the entropy over the valid pixels of the batch (U2PL, arXiv 2203.03884).
-    Raises `ConfigError` for another `keep`, a percentage outside [0, 100], or unfitting shapes.
+    The threshold is the (100 − d)-th percentile of the entropy over the valid pixels of the batch (U2PL, arXiv
+    2203.03884). Raises `ConfigError` for another `keep`, a percentage outside [0, 100], or unfitting shapes.
     """
     check_shape("teacher_logits", teacher_logits, B=None, C=None, H=None, W=None)
     check_range("drop_percent", drop_percent, 0, 100)
     if keep not in ("sure", "unsure"):
         raise ConfigError(f"keep: found {keep!r}, expected 'sure' or 'unsure'")
-    guess, confidence, entropy = _read_teacher(widened(teacher_logits))
+    prediction, confidence, entropy = _read_teacher(widened(teacher_logits))
     if keep == "sure":
-        threshold = masked_percentile(entropy, valid, 100 - drop_percent, gather=gather)
+        threshold = masked_percentile(entropy, valid, 100 - drop_percent)
         kept = entropy <= threshold
     else:
-        threshold = masked_percentile(entropy, valid, drop_percent, upper=True, gather=gather)
+        threshold = masked_percentile(entropy, valid, drop_percent, upper=True)
         kept = entropy >= threshold
     kept = kept if valid is None else kept & valid
-    return PseudoLabels(guess.masked_fill(~kept, IGNORE), confidence, entropy, threshold, guess)
+    return PseudoLabels(prediction.masked_fill(~kept, IGNORE), confidence, entropy, threshold, prediction)
 
 # %% ../nbs/06_losses.ipynb #40ad5b0b
 @torch.no_grad()
 def pseudo_label_weights(
     pseudo: PseudoLabels,  # only its labels and confidence are used
     gamma: float = 2.0,  # γ, 0 or more; 0 weighs all kept pixels alike
-    class_rate: Tensor | None = None,  # (C,) r_c in [0, 1]: probability that a pixel of class c takes part; None = all do
+    # (C,) r_c in [0, 1]: probability that a pixel of class c takes part; None = all do
+    class_rate: Tensor | None = None,
     generator: torch.Generator | None = None,  # on the labels' device; draws who takes part
-    gather: bool = False,  # normalised over the pixels of all processes, whose generators are in the same state
 ) -> Tensor:  # (B,H,W), 0 for pixels that take no part; sums to 1, or to 0 if none does
     "confidence^γ, normalised over the pixels of the batch that take part (AEL, arXiv 2110.05474)."
     labels, confidence = pseudo[0], widened(pseudo[1])
     check_range("gamma", gamma, 0)
     if confidence.shape != labels.shape:
-        raise ConfigError(f"confidence: found shape {tuple(confidence.shape)}, expected that of the labels, {tuple(labels.shape)}")
+        raise ConfigError(f"confidence: found shape {tuple(confidence.shape)}, "
+                          f"expected that of the labels, {tuple(labels.shape)}")
     part = labels != IGNORE
     if class_rate is not None:
         check_shape("class_rate", class_rate, C=None)
         rate = class_rate[labels.clamp(max=len(class_rate) - 1)]
-        part &= draw_uniform(labels.shape, generator, labels.device, gather) < rate
+        part &= draw_uniform(labels.shape, generator, labels.device) < rate
     confidence = confidence * part
     tiny = torch.finfo(confidence.dtype).tiny
-    highest = confidence.flatten(1).amax(1).amax().clamp_min(tiny) if confidence.numel() else confidence.new_full((), tiny)
-    if gather and process_count() > 1:
-        highest = gather_over_processes(highest).amax()
-    weight = (confidence / highest) ** gamma * part  # relative to the highest, so that a large γ cannot underflow everywhere
-    (total,) = sum_over_processes(weight.sum()) if gather else (weight.sum(),)
+    highest = confidence.new_full((), tiny)
+    if confidence.numel():
+        highest = confidence.flatten(1).amax(1).amax().clamp_min(tiny)
+    # relative to the highest, so that a large γ cannot underflow everywhere
+    weight = (confidence / batch_max(highest)) ** gamma * part
+    (total,) = batch_sum(weight.sum())
     return weight / total.clamp_min(tiny)
 
 # %% ../nbs/06_losses.ipynb #37c362b0
@@ -261,65 +270,89 @@ def unsupervised_loss(
     gamma: float = 2.0,  # γ: a pixel weighs confidence^γ
     class_rate: Tensor | None = None,  # (C,) probability that a pixel of class c takes part; None = all do
     generator: torch.Generator | None = None,  # on the logits' device
-    pixel_loss: Tensor | None = None,  # (B,H,W) `pixel_cross_entropy(logits, pseudo.labels)` where it is at hand; None = taken here
-    gather: bool = False,  # this process's part in the loss of the batch of all processes: the mean of the parts is that loss
+    # (B,H,W) `pixel_cross_entropy(logits, pseudo.labels)` where it is at hand; None = taken here
+    pixel_loss: Tensor | None = None,
 ) -> Tensor:  # scalar; 0 with zero gradient if no pixel takes part
-    "L_u: weighted cross entropy against the teacher's pseudo-labels. Raises `ConfigError` for unfitting shapes or settings."
+    """L_u: weighted cross entropy against the teacher's pseudo-labels.
+
+    Raises `ConfigError` for unfitting shapes or settings."""
     check_maps(logits, pseudo[0])
     if class_rate is not None:
         check_shape("class_rate", class_rate, C=logits.shape[1])
-    weight = pseudo_label_weights(pseudo, gamma, class_rate, generator, gather)
+    weight = pseudo_label_weights(pseudo, gamma, class_rate, generator)
     if pixel_loss is None:
         pixel_loss = pixel_cross_entropy(logits, pseudo[0])
-    loss = (pixel_loss * weight).sum()
-    return process_count() * loss if gather and process_count() > 1 else loss
+    return batch_total((pixel_loss * weight).sum())
 
 # %% ../nbs/06_losses.ipynb #adf2741f
 def _info_nce(s_plus: Tensor, log_push: Tensor, valid: Tensor | None, mine: Tensor | None = None) -> Tensor:
     "−log σ(s⁺ − log Σ_j e^s⁻_j), both (C,M), averaged over the anchors of the classes that take part."
     loss = -F.logsigmoid(s_plus - log_push)
-    if mine is not None:  # the others' anchors are in the others' parts
-        loss = process_count() * torch.where(mine, loss, 0.0)
+    if mine is not None:  # the other anchors are in other parts of the batch
+        loss = batch_total(torch.where(mine, loss, 0.0))
     loss = loss.mean(1)  # (C,)
     return loss.mean() if valid is None else torch.where(valid, loss, 0.0).sum() / valid.sum().clamp(min=1)
 
-
-def _unit_anchors(anchors: Tensor, positives: Tensor, temperature: float, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+# %% ../nbs/06_losses.ipynb #b70a68a1
+def _unit_anchors(
+    anchors: Tensor, positives: Tensor, temperature: float, valid: Tensor | None
+) -> tuple[Tensor, Tensor]:
     "Checked anchors at length 1 (C,M,D), and s⁺ (C,M)."
     check_shape("anchors", anchors, C=None, M=None, D=None)
     C, M, D = anchors.shape
     check_shape("positives", positives, C=C, D=D)
     if not temperature > 0 or M == 0:
-        raise ConfigError(f"temperature, anchors: found {temperature} and {M} anchors a class, expected more than 0 of both")
+        raise ConfigError(f"temperature, anchors: found {temperature} and {M} anchors a class, "
+                          "expected more than 0 of both")
     if valid is not None:
         check_shape("valid", valid, C=C)
-        anchors = torch.where(valid[:, None, None], anchors, 1.0)  # whatever stands in the other rows cannot reach the gradient
+        # whatever stands in the other rows cannot reach the gradient
+        anchors = torch.where(valid[:, None, None], anchors, 1.0)
     a = F.normalize(widened(anchors), dim=-1)
     return a, torch.einsum("cmd,cd->cm", a, F.normalize(widened(positives.detach()), dim=-1)) / temperature
+
+
+def _log_push(a: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    "log Σ_j e^s⁻_j (C,M) of anchors of length 1 (C,M,D) and negatives (C,M,N,D) or (C,N,D), which are never copied."
+    C, M, D = a.shape
+    shared = negatives.dim() == 3  # by the anchors of a class
+    check_shape("negatives", negatives, **(dict(C=C, N=None, D=D) if shared else dict(C=C, M=M, N=None, D=D)))
+    b = a.to(negatives.dtype)
+    length = torch.linalg.vector_norm(negatives, dim=-1, dtype=a.dtype).clamp_min(1e-12)
+    dots = b @ negatives.mT if shared else (b[:, :, None] @ negatives.mT)[:, :, 0]  # (C,M,N)
+    s_minus = dots.to(a.dtype) / (temperature * (length[:, None] if shared else length))
+    return s_minus.logsumexp(-1)
 
 # %% ../nbs/06_losses.ipynb #8ea9a34a
 @own_precision
 def contrastive_loss(
     anchors: Tensor,  # (C,M,D) student embeddings; the only input that receives a gradient
     positives: Tensor,  # (C,D) class centres
-    negatives: Tensor,  # (C,M,N,D) one set an anchor, or (C,N,D) one set a class
+    negatives: Tensor,  # (C,M,N,D) one set an anchor, or (C,N,D) one set a class; with `rows`, a table (R,D)
     temperature: float = 0.5,  # w, more than 0
     valid: Tensor | None = None,  # (C,) bool: classes that take part (have anchors, centre and negatives); None = all
+    *,
+    rows: Tensor | None = None,  # (C,M,N) int64: which rows of the table are the negatives of each anchor
+    unit: bool = False,  # the table's rows have length 1 (or 0) already, which then need not be measured
+    mine: Tensor | None = None,  # (C,M) bool: anchors that are pixels of these images, of a `joint_batch`; None = all
 ) -> Tensor:  # scalar; 0 with zero gradient if no class takes part
-    """L_c: make anchors more similar to the centre of their class than to its negatives (InfoNCE over cosine similarities).
+    """L_c: make anchors more similar to the centre of their class than to its negatives (InfoNCE over cosines).
 
-    With s⁺ = ⟨a, a⁺⟩/w and s⁻_j = ⟨a, a⁻_j⟩/w, each anchor's term −log[e^s⁺ / (e^s⁺ + Σ_j e^s⁻_j)] is −log σ(s⁺ − log Σ_j e^s⁻_j); the loss
-    is its mean over the M anchors of the classes that take part. The negatives are read where they are, never copied.
-    Raises `ConfigError` for unfitting shapes and a temperature that is not positive.
+    With s⁺ = ⟨a, a⁺⟩/w and s⁻_j = ⟨a, a⁻_j⟩/w, each anchor's term −log[e^s⁺ / (e^s⁺ + Σ_j e^s⁻_j)] is
+    −log σ(s⁺ − log Σ_j e^s⁻_j); the loss is its mean over the M anchors of the classes that take part. A table, such as
+    `ClassMemoryBank.entries` with the rows that its `draw` gives, is read in place: the same value and gradient in less
+    memory and time, to be differentiated once. Raises `ConfigError` for unfitting shapes and a temperature that is not
+    positive.
     """
     a, s_plus = _unit_anchors(anchors, positives, temperature, valid)
-    C, M, D = a.shape
-    check_shape("negatives", negatives, **(dict(C=C, N=None, D=D) if negatives.dim() == 3 else dict(C=C, M=M, N=None, D=D)))
-    negatives, b = negatives.detach(), a.to(negatives.dtype)
-    length = torch.linalg.vector_norm(negatives, dim=-1, dtype=a.dtype).clamp_min(1e-12)
-    dots = b @ negatives.mT if negatives.dim() == 3 else (b[:, :, None] @ negatives.mT)[:, :, 0]  # (C,M,N)
-    s_minus = dots.to(a.dtype) / (temperature * (length[:, None] if negatives.dim() == 3 else length))
-    return _info_nce(s_plus, s_minus.logsumexp(-1), valid)
+    if rows is None:
+        log_push = _log_push(a, negatives.detach(), temperature)
+    else:
+        C, M, D = a.shape
+        check_shape("negatives", negatives, R=None, D=D)
+        check_shape("rows", rows, C=C, M=M, N=None)
+        log_push = _LogPush.apply(a.flatten(0, 1), negatives.detach(), rows.flatten(0, 1), temperature, unit).view(C, M)
+    return _info_nce(s_plus, log_push, valid, mine)
 
 # %% ../nbs/06_losses.ipynb #caaa6141
 def _check_roles(probs: Tensor, labels: Tensor, entropy: Tensor, labelled: Tensor, valid: Tensor | None) -> None:
@@ -346,7 +379,6 @@ def anchor_mask(
     threshold: float = 0.3,  # δ_p, in [0, 1]
     entropy_percentile: float = 20,  # unlabelled pixels below it are reliable, in [0, 100]
     valid: Tensor | None = None,  # (B,H,W) bool: pixels of an image, False = padding; None = all
-    gather: bool = False,  # the percentile is that of the images of all processes
 ) -> Tensor:  # (B,C,H,W) bool: may this pixel be an anchor of class c?
     """Anchors of class c: pixels labelled c, or reliably taken for c, with p_c > δ_p (U2PL, arXiv 2203.03884).
 
@@ -354,7 +386,7 @@ def anchor_mask(
     """
     _check_roles(probs, labels, entropy, labelled, valid)
     unlabelled = _unlabelled_pixels(labelled, valid, entropy)
-    reliable = unlabelled & (entropy <= masked_percentile(entropy, unlabelled, entropy_percentile, gather=gather))
+    reliable = unlabelled & (entropy <= masked_percentile(entropy, unlabelled, entropy_percentile))
     believed = reliable | labelled[:, None, None]
     return is_class(labels, probs.shape[1]) & believed[:, None] & (probs > threshold)
 
@@ -370,12 +402,11 @@ def negative_mask(
     entropy_percentile: float = 80,  # unlabelled pixels above it are unreliable, in [0, 100]
     released: bool = False,  # the released code's conditions, which no pixel can meet
     valid: Tensor | None = None,  # (B,H,W) bool: pixels of an image, False = padding; None = all
-    gather: bool = False,  # the percentile is that of the images of all processes
 ) -> Tensor:  # (B,C,H,W) bool: may this pixel be a negative of class c?
     """Negatives of class c: pixels that are probably not c (U2PL, arXiv 2203.03884).
 
-    Labelled pixels: y ≠ c, and yet c is among the r_l likeliest classes. Unlabelled pixels: of high entropy, and c neither among the
-    r_l likeliest classes nor beyond the r_h-th. Raises `ConfigError` for unfitting shapes and ranks.
+    Labelled pixels: y ≠ c, and yet c is among the r_l likeliest classes. Unlabelled pixels: of high entropy, and c
+    neither among the r_l likeliest classes nor beyond the r_h-th. Raises `ConfigError` for unfitting shapes and ranks.
     """
     _check_roles(probs, labels, entropy, labelled, valid)
     if not 1 <= low_rank <= high_rank:
@@ -383,7 +414,7 @@ def negative_mask(
     is_label = is_class(labels, probs.shape[1])
     likely, possible = among_top(probs, low_rank), among_top(probs, high_rank)
     unlabelled = _unlabelled_pixels(labelled, valid, entropy)
-    unreliable = unlabelled & (entropy >= masked_percentile(entropy, unlabelled, entropy_percentile, upper=True, gather=gather))
+    unreliable = unlabelled & (entropy >= masked_percentile(entropy, unlabelled, entropy_percentile, upper=True))
     with_label = ((labels != IGNORE) & labelled[:, None, None])[:, None]
     from_labelled, from_unlabelled = ~is_label & likely & with_label, possible & ~likely & unreliable[:, None]
     if released:  # asks for class c and not c at once, and for the likeliest class to rank behind the third
@@ -396,7 +427,6 @@ def negative_mask(
 def class_prototypes(
     embeddings: Tensor,  # (B,D,h,w) of the teacher
     mask: Tensor,  # (B,C,h,w) bool: pixels that count for class c
-    gather: bool = False,  # over the pixels of all processes
 ) -> tuple[Tensor, Tensor]:  # (C,D) mean embeddings, 0 where there is none; (C,) bool: is there one?
     "The centre of every class in the batch: the positive of L_c. Raises `ConfigError` for unfitting shapes."
     check_shape("embeddings", embeddings, B=None, D=None, h=None, w=None)
@@ -405,8 +435,7 @@ def class_prototypes(
     embeddings = widened(embeddings)
     count = mask.sum((0, 2, 3))
     total = (mask.flatten(2).to(embeddings.dtype) @ embeddings.flatten(2).mT).sum(0)  # (B,C,hw) by (B,hw,D)
-    if gather:
-        total, count = sum_over_processes(total, count)
+    total, count = batch_sum(total, count)
     return total / count.clamp(min=1)[:, None], count > 0
 
 # %% ../nbs/06_losses.ipynb #0b3be569
@@ -418,15 +447,18 @@ class _LogPush(torch.autograd.Function):
     "log Σ_j e^{⟨a, b_j⟩/w} over rows b_j of a table, and its slope, in one pass over the rows."
 
     @staticmethod
-    def forward(ctx, a: Tensor, table: Tensor, rows: Tensor, temperature: float, unit: bool) -> Tensor:  # (n,D), (R,D), (n,N) → (n,)
+    # (n,D), (R,D), (n,N) → (n,)
+    def forward(ctx, a: Tensor, table: Tensor, rows: Tensor, temperature: float, unit: bool) -> Tensor:
         (n, N), D = rows.shape, a.shape[1]
         step = min(n, max(1, _BUFFER.get(a.device.type, _BUFFER_ELSEWHERE) // max(1, N * D)))
         buffer, log_push, slope = table.new_empty(step * N, D), a.new_empty(n), torch.empty_like(a)
         for first in range(0, n, step):
             part = slice(first, min(n, first + step))
             b = torch.index_select(table, 0, rows[part].flatten(), out=buffer[: rows[part].numel()]).view(-1, N, D)
-            scale = temperature * (1 if unit else torch.linalg.vector_norm(b, dim=-1, dtype=a.dtype).clamp_min(1e-12))  # (n,N)
-            s_minus = (a[part, None].to(b.dtype) @ b.mT)[:, 0].to(a.dtype) / scale  # row times matrix: ten times as fast here as matrix times column
+            # (n,N)
+            scale = temperature * (1 if unit else torch.linalg.vector_norm(b, dim=-1, dtype=a.dtype).clamp_min(1e-12))
+            # row times matrix: ten times as fast here as matrix times column
+            s_minus = (a[part, None].to(b.dtype) @ b.mT)[:, 0].to(a.dtype) / scale
             log_push[part] = s_minus.logsumexp(-1)
             slope[part] = ((s_minus.softmax(-1) / scale).to(b.dtype)[:, None] @ b)[:, 0].to(a.dtype)
         ctx.save_for_backward(slope)
@@ -436,26 +468,3 @@ class _LogPush(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad: Tensor):
         return grad[:, None] * ctx.saved_tensors[0], None, None, None, None
-
-# %% ../nbs/06_losses.ipynb #e39a0bf8
-@own_precision
-def memory_contrastive_loss(
-    anchors: Tensor,  # (C,M,D) student embeddings; the only input that receives a gradient
-    positives: Tensor,  # (C,D) class centres
-    memory: Tensor,  # (R,D) a table of embeddings, such as `ClassMemoryBank.entries`; read in place, never copied as a whole
-    rows: Tensor,  # (C,M,N) int64: which rows are the negatives of each anchor, such as `ClassMemoryBank.draw` gives
-    temperature: float = 0.5,  # w, more than 0
-    valid: Tensor | None = None,  # (C,) bool: classes that take part; None = all
-    unit: bool = False,  # the table's rows have length 1 (or 0) already, which then need not be measured
-    mine: Tensor | None = None,  # (C,M) bool, from `sample_pixels_of_all`: the anchors of this process, whose part in the joint loss this is; None = all
-) -> Tensor:  # scalar; 0 with zero gradient if no class takes part
-    """`contrastive_loss(anchors, positives, memory[rows], temperature, valid)` in less memory and time: same value, same gradient.
-
-    Can be differentiated once. Raises `ConfigError` for unfitting shapes and a temperature that is not positive.
-    """
-    a, s_plus = _unit_anchors(anchors, positives, temperature, valid)
-    C, M, D = a.shape
-    check_shape("memory", memory, R=None, D=D)
-    check_shape("rows", rows, C=C, M=M, N=None)
-    log_push = _LogPush.apply(a.flatten(0, 1), memory.detach(), rows.flatten(0, 1), temperature, unit)
-    return _info_nce(s_plus, log_push.view(C, M), valid, mine)

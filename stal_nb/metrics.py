@@ -23,10 +23,12 @@ def confusion_counts(
     labels: Tensor,  # (B,H,W) integers, true class of each pixel, 255 = not counted
     num_classes: int,  # C, 1 to 255
 ) -> Tensor:  # (B,C+1,C+1) int64: per image, rows = truth, columns = prediction; index C = an id that is no class
-    """Confusion matrix of each image. Never waits for the device: shapes and dtypes are checked, values are sorted into the matrix.
+    """Confusion matrix of each image. Never waits for the device: shapes and dtypes are checked, values are sorted into
+    the matrix.
 
-    Whole numbers are added, so the result does not depend on the order in which a GPU gets to the pixels.
-    Raises `LabelError` for shapes that differ or ids that are not integers, `ConfigError` for a `num_classes` outside of 1 to 255.
+    Whole numbers are added, so the result does not depend on the order in which a GPU gets to the pixels. Raises
+    `LabelError` for shapes that differ or ids that are not integers, `ConfigError` for a `num_classes` outside of 1 to
+    255.
     """
     if not 1 <= num_classes <= IGNORE:
         raise ConfigError(f"num_classes: found {num_classes}, expected 1 to {IGNORE}")
@@ -34,13 +36,14 @@ def confusion_counts(
         if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
             raise LabelError(f"{name}: found dtype {tensor.dtype}, expected integer class ids")
     if ids.shape != labels.shape or labels.ndim != 3:
-        raise LabelError(f"ids, labels: found shapes {tuple(ids.shape)} and {tuple(labels.shape)}, expected (B,H,W) twice")
+        raise LabelError(f"ids, labels: found shapes {tuple(ids.shape)} and {tuple(labels.shape)}, "
+                         "expected (B,H,W) twice")
     batch, width = len(labels), num_classes + 1
     ids, labels = ids.long(), labels.long()
     truth = torch.where((labels >= 0) & (labels < num_classes), labels, num_classes)
-    guess = torch.where((ids >= 0) & (ids < num_classes), ids, num_classes)
+    prediction = torch.where((ids >= 0) & (ids < num_classes), ids, num_classes)
     image = torch.arange(batch, device=labels.device)[:, None, None]
-    bins = (image * width + truth) * width + guess
+    bins = (image * width + truth) * width + prediction
     counts = torch.zeros(batch * width * width, dtype=torch.int64, device=labels.device)
     return counts.index_add_(0, bins.flatten(), (labels != IGNORE).long().flatten()).view(batch, width, width)
 
@@ -127,11 +130,13 @@ class SegmentationMetrics:
 
     def compute(
         self,
-        classes: Sequence[str | int] | None = None,  # names or ids to average over; None = all. The others still count as mistakes
+        # names or ids to average over; None = all. The others still count as mistakes
+        classes: Sequence[str | int] | None = None,
     ) -> Metrics:
         """The scores of everything counted so far; waits for the device. Without counted pixels all scores are NaN.
 
-        Raises `LabelError` if labels or predictions held ids that are no class (or logits were NaN), `ConfigError` for an unknown class.
+        Raises `LabelError` if labels or predictions held ids that are no class (or logits were NaN), `ConfigError` for
+        an unknown class.
         """
         space, counts = self.label_space, self.counts.cpu()
         num_classes = space.num_classes
@@ -139,7 +144,8 @@ class SegmentationMetrics:
         if unknown := int(counts[num_classes].sum()):
             raise LabelError(f"labels: found {unknown} pixels with an id that is no class, {expected} or {IGNORE}")
         if unknown := int(counts[:, num_classes].sum()):
-            raise LabelError(f"predictions: found {unknown} pixels with an id that is no class, or with NaN logits, {expected}; "
+            raise LabelError(f"predictions: found {unknown} pixels with an id that is no class, or with NaN logits, "
+                             f"{expected}; "
                              f"to leave out pixels without a prediction, label them {IGNORE}")
         if classes is not None and not len(classes):
             raise ConfigError("classes: found an empty list, expected names or ids, or None for all")
@@ -147,14 +153,15 @@ class SegmentationMetrics:
         confusion = counts[:num_classes, :num_classes].clone()
         iou, recall = 100 * iou_per_class(confusion)[chosen], 100 * recall_per_class(confusion)[chosen]
         names = [space.classes[c] for c in chosen]
-        return Metrics(float(iou.nanmean()), dict(zip(names, iou.tolist())), confusion, float(100 * pixel_accuracy(confusion)),
-                       dict(zip(names, recall.tolist())))
+        iou_of, recall_of = (dict(zip(names, values.tolist(), strict=True)) for values in (iou, recall))
+        return Metrics(float(iou.nanmean()), iou_of, confusion, float(100 * pixel_accuracy(confusion)), recall_of)
 
     def _id(self, name_or_id: str | int) -> int:
         if isinstance(name_or_id, str):
             return self.label_space.index(name_or_id)
         if not 0 <= name_or_id < self.label_space.num_classes:
-            raise ConfigError(f"class of {self.label_space.name}: found id {name_or_id}, expected 0 to {self.label_space.num_classes - 1}")
+            raise ConfigError(f"class of {self.label_space.name}: found id {name_or_id}, "
+                              f"expected 0 to {self.label_space.num_classes - 1}")
         return int(name_or_id)
 
     def merge(
@@ -163,7 +170,8 @@ class SegmentationMetrics:
     ) -> "SegmentationMetrics":  # self
         "Add what another metric has counted. Raises `ConfigError` if its classes differ."
         if other.label_space.classes != self.label_space.classes:
-            raise ConfigError(f"merge: found metrics of {other.label_space.name} and {self.label_space.name}, expected one label space")
+            raise ConfigError(f"merge: found metrics of {other.label_space.name} and {self.label_space.name}, "
+                              "expected one label space")
         self.counts = self.counts + other.counts.to(self.counts.device)
         return self
 
@@ -180,7 +188,8 @@ def boundary_band(
 ) -> Tensor:  # (B,H,W) bool; False at ignored pixels
     """Pixels with another class in the (2r+1) x (2r+1) window around them. Ignored pixels make no boundary.
 
-    Known as a trimap (Kohli et al. 2009; used to study boundaries by the DeepLab papers). Raises `ConfigError` for a radius below 1.
+    Known as a trimap (Kohli et al. 2009; used to study boundaries by the DeepLab papers). Raises `ConfigError` for a
+    radius below 1.
     """
     if radius < 1:
         raise ConfigError(f"radius: found {radius}, expected 1 or more")
@@ -196,17 +205,21 @@ SYNTHIA_13 = tuple(name for name in SYNTHIA.classes if name not in ("wall", "fen
 
 
 def benchmark_miou(
-    measured: "Metrics | SegmentationMetrics | Tensor",  # scores, a metric, or a confusion matrix (C,C), rows = truth, columns = prediction
+    # scores, a metric, or a confusion matrix (C,C), rows = truth, columns = prediction
+    measured: "Metrics | SegmentationMetrics | Tensor",
     label_space: LabelSpace,  # with C classes
-) -> dict[str, float]:  # percent: "miou" over all classes; "miou_16" and "miou_13" where the space has SYNTHIA's classes. NaN = not measured
-    """mIoU over 19, 16 and 13 classes as the literature reports it: averaged over fewer classes, with the mistakes between all of them counted.
+) -> dict[str, float]:  # percent: "miou"; "miou_16" and "miou_13" where the space has SYNTHIA's classes
+    """mIoU over 19, 16 and 13 classes as the literature reports it: averaged over fewer classes, with the mistakes
+    between all of them counted.
 
-    As everywhere here, a class without a true pixel is left out of a mean. Raises `ConfigError` if the matrix has another number of classes."""
+    As everywhere here, a class without a true pixel is left out of a mean. Raises `ConfigError` if the matrix has
+    another number of classes."""
     if isinstance(measured, SegmentationMetrics):
         measured = measured.compute()
     confusion = measured.confusion if isinstance(measured, Metrics) else measured
     if tuple(confusion.shape) != (label_space.num_classes,) * 2:
-        raise ConfigError(f"measured: found a confusion matrix of shape {tuple(confusion.shape)}, expected {label_space.num_classes} × "
+        raise ConfigError(f"measured: found a confusion matrix of shape {tuple(confusion.shape)}, "
+                          f"expected {label_space.num_classes} × "
                           f"{label_space.num_classes} for {label_space.name}")
     iou = 100 * iou_per_class(confusion)
     means = {"miou": label_space.classes, "miou_16": SYNTHIA.classes, "miou_13": SYNTHIA_13}

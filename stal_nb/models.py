@@ -10,10 +10,11 @@ __all__ = ['DEFAULT_DILATIONS', 'PARALLEL_DILATIONS', 'ARCHITECTURES', 'conv_bn_
 
 # %% ../nbs/04_models.ipynb #ba72155e
 import inspect
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import chain
 from pathlib import Path
-from typing import Callable, NamedTuple, Sequence
+from typing import NamedTuple
 
 import torch.distributed
 from torch import Tensor, nn
@@ -31,7 +32,8 @@ def conv_bn_relu(inputs: int, outputs: int, kernel: int = 1, dilation: int = 1) 
 
 
 def conv3x3(inputs: int, outputs: int, dilation: int = 1, separable: bool = True) -> nn.Sequential:
-    "A 3×3 convolution with BatchNorm and ReLU; separable: first over space within each channel, then over channels at each pixel."
+    """A 3×3 convolution with BatchNorm and ReLU; separable: first over space within each channel, then over channels at
+    each pixel."""
     if not separable:
         return conv_bn_relu(inputs, outputs, 3, dilation)
     over_space = nn.Conv2d(inputs, inputs, 3, padding=dilation, dilation=dilation, groups=inputs, bias=False)
@@ -44,7 +46,8 @@ def resize(maps: Tensor, size: Sequence[int]) -> Tensor:
 
 # %% ../nbs/04_models.ipynb #60016cbc
 class ASPP(nn.Module):
-    "Atrous spatial pyramid pooling (DeepLab v3, arXiv 1706.05587): the same place, looked at with several reaches at once."
+    """Atrous spatial pyramid pooling (DeepLab v3, arXiv 1706.05587): the same place, looked at with several reaches at
+    once."""
 
     def __init__(
         self,
@@ -57,7 +60,8 @@ class ASPP(nn.Module):
         super().__init__()
         self.branches = nn.ModuleList(
             [conv_bn_relu(inputs, channels), *(conv3x3(inputs, channels, d, separable) for d in dilations)])
-        self.pool = nn.Sequential(nn.Conv2d(inputs, channels, 1), nn.ReLU())  # no BatchNorm: it has one pixel, and a batch may be one image
+        # no BatchNorm: it has one pixel, and a batch may be one image
+        self.pool = nn.Sequential(nn.Conv2d(inputs, channels, 1), nn.ReLU())
         self.project = nn.Sequential(*conv_bn_relu(channels * (len(dilations) + 2), channels), nn.Dropout(dropout))
 
     def forward(
@@ -69,7 +73,8 @@ class ASPP(nn.Module):
 
 # %% ../nbs/04_models.ipynb #586a8fbb
 class Decoder(nn.Module):
-    "What and where together (DeepLab v3+, arXiv 1802.02611): the pyramid's result, enlarged, beside the early features."
+    """What and where together (DeepLab v3+, arXiv 1802.02611): the pyramid's result, enlarged, beside the early
+    features."""
 
     def __init__(
         self,
@@ -81,7 +86,8 @@ class Decoder(nn.Module):
         super().__init__()
         self.low = conv_bn_relu(low, low_channels)
         self.refine = nn.Sequential(
-            conv3x3(channels + low_channels, channels, separable=separable), conv3x3(channels, channels, separable=separable))
+            conv3x3(channels + low_channels, channels, separable=separable),
+            conv3x3(channels, channels, separable=separable))
 
     def forward(
         self,
@@ -95,12 +101,14 @@ class SegmentationOutput(NamedTuple):
     "What a segmentation network returns."
 
     logits: Tensor  # (B,C,H,W) class scores, at the resolution of the images
-    embeddings: Tensor | None  # (B,D,h,w) a vector for each pixel of a coarser grid, not normalised; None if not asked for
+    # (B,D,h,w) a vector for each pixel of a coarser grid, not normalised; None if not asked for
+    embeddings: Tensor | None
     aux_logits: Tensor | None  # (B,C,H,W) a second, simpler opinion for a training loss; None in evaluation mode
 
 # %% ../nbs/04_models.ipynb #feddd85a
 class SegmentationNetwork(nn.Module):
-    """What all architectures share: a backbone and its normalisation, the heads beside the classifier, weight files, one forward pass.
+    """What all architectures share: a backbone and its normalisation, the heads beside the classifier, weight files,
+    one forward pass.
 
     An architecture is a subclass with its own parts and `decode`. Raises `ConfigError` for images of another kind."""
 
@@ -113,7 +121,8 @@ class SegmentationNetwork(nn.Module):
     ):
         super().__init__()
         options = {} if multi_grid is None else {"multi_grid": multi_grid}
-        self.backbone = find_backbone(backbone)(output_stride=output_stride, pretrained=weights == "imagenet", **options)
+        pretrained = weights == "imagenet"
+        self.backbone = find_backbone(backbone)(output_stride=output_stride, pretrained=pretrained, **options)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(getattr(self.backbone, name)).view(1, 3, 1, 1), persistent=False)
 
@@ -127,7 +136,9 @@ class SegmentationNetwork(nn.Module):
     ) -> None:
         "The representation head, and the auxiliary head on the backbone's `mid` map."
         self.representation = nn.Sequential(*conv_bn_relu(inputs, hidden), nn.Conv2d(hidden, embedding_dim, 1))
-        self.auxiliary = nn.Sequential(*conv_bn_relu(self.backbone.channels.mid, 64), nn.Conv2d(64, num_classes, 1)) if aux_head else None
+        self.auxiliary = None
+        if aux_head:
+            self.auxiliary = nn.Sequential(*conv_bn_relu(self.backbone.channels.mid, 64), nn.Conv2d(64, num_classes, 1))
 
     def read_file(self, weights: str | Path | None) -> None:
         "Load a weight file, if `weights` is one; `weights_report` says what it gave."
@@ -136,7 +147,7 @@ class SegmentationNetwork(nn.Module):
     def decode(
         self,
         features: Features,
-    ) -> tuple[Tensor, Tensor]:  # (B,C,h,w) class scores on a coarse grid; (B,c,h',w') the map that embeddings are made from
+    ) -> tuple[Tensor, Tensor]:  # (B,C,h,w) class scores on a coarse grid; (B,c,h',w') map for the embeddings
         "From the backbone's maps to class scores."
         raise NotImplementedError
 
@@ -147,14 +158,16 @@ class SegmentationNetwork(nn.Module):
         aux_images: int | None = None,  # the auxiliary head looks at the first so many images only; None = at all
     ) -> SegmentationOutput:
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ConfigError(f"images: found shape {tuple(images.shape)}, {images.dtype}, expected (B, 3, H, W) of floats in [0, 1]")
+            raise ConfigError(f"images: found shape {tuple(images.shape)}, {images.dtype}, "
+                              "expected (B, 3, H, W) of floats in [0, 1]")
         size = images.shape[-2:]
         features = self.backbone((images.to(self.mean.dtype) - self.mean) / self.std)
         coarse_logits, decoded = self.decode(features)
+        with_aux = self.auxiliary is not None and self.training
         return SegmentationOutput(
             logits=resize(coarse_logits, size),
             embeddings=self.representation(decoded) if with_embeddings else None,
-            aux_logits=resize(self.auxiliary(features.mid[:aux_images]), size) if self.auxiliary is not None and self.training else None)
+            aux_logits=resize(self.auxiliary(features.mid[:aux_images]), size) if with_aux else None)
 
     def parameter_groups(
         self,
@@ -164,22 +177,29 @@ class SegmentationNetwork(nn.Module):
         "Two groups for an optimiser, `backbone` and `heads`; each parameter is in exactly one."
         backbone = list(self.backbone.parameters())
         known = set(map(id, backbone))
+        heads = [p for p in self.parameters() if id(p) not in known]
         return [{"name": "backbone", "params": backbone, "lr": lr},
-                {"name": "heads", "params": [p for p in self.parameters() if id(p) not in known], "lr": lr * head_multiplier}]
+                {"name": "heads", "params": heads, "lr": lr * head_multiplier}]
 
 # %% ../nbs/04_models.ipynb #85347e0c
+# output stride -> dilations of ASPP, the same reach in image pixels
+DEFAULT_DILATIONS = {16: (6, 12, 18), 8: (12, 24, 36)}
+
+
 def check_architecture(
-    backbone: str, multi_grid: Sequence[int] | None, output_stride: int, aspp_dilations: Sequence[int] | None, dropout: float,
-    **counts: int,
+    backbone: str, multi_grid: Sequence[int] | None, output_stride: int, aspp_dilations: Sequence[int] | None,
+    dropout: float, **counts: int,
 ) -> None:
     "Raise `ConfigError` for the first value that cannot work."
     constructor = find_backbone(backbone)
     if multi_grid is not None and "multi_grid" not in inspect.signature(constructor).parameters:
-        raise ConfigError(f"multi_grid: found {multi_grid!r}, expected None for backbone {backbone!r}, which is not a ResNet")
+        raise ConfigError(f"multi_grid: found {multi_grid!r}, "
+                          f"expected None for backbone {backbone!r}, which is not a ResNet")
     if output_stride not in DEFAULT_DILATIONS:
         raise ConfigError(f"output_stride: found {output_stride!r}, expected 8 or 16")
     if aspp_dilations is not None and not (len(aspp_dilations) and all(d == int(d) and d > 0 for d in aspp_dilations)):
-        raise ConfigError(f"aspp_dilations: found {aspp_dilations!r}, expected one or more positive whole numbers, or None")
+        raise ConfigError(f"aspp_dilations: found {aspp_dilations!r}, "
+                          "expected one or more positive whole numbers, or None")
     if not 0 <= dropout < 1:
         raise ConfigError(f"dropout: found {dropout!r}, expected a number from 0 up to 1")
     for name, count in counts.items():
@@ -187,11 +207,9 @@ def check_architecture(
             raise ConfigError(f"{name}: found {count!r}, expected a whole number of 1 or more")
 
 # %% ../nbs/04_models.ipynb #aef7cbc1
-DEFAULT_DILATIONS = {16: (6, 12, 18), 8: (12, 24, 36)}  # output stride -> dilations of ASPP, the same reach in image pixels
-
-
 class DeepLabV3Plus(SegmentationNetwork):
-    """A class and an embedding for every pixel (arXiv 1802.02611), with the representation head of U2PL (arXiv 2203.03884).
+    """A class and an embedding for every pixel (arXiv 1802.02611), with the representation head of U2PL (arXiv
+    2203.03884).
 
     Raises `ConfigError` for values that cannot work and `WeightsError` if weights cannot be had or do not fit."""
 
@@ -200,18 +218,23 @@ class DeepLabV3Plus(SegmentationNetwork):
         backbone: str,  # a key of `BACKBONES`, or "timm/NAME"
         num_classes: int,  # C
         embedding_dim: int = 256,  # D
-        weights: str | Path | None = "imagenet",  # "imagenet", a .safetensors or .pth file of a backbone or a whole network, None = random
+        # "imagenet", a .safetensors or .pth file of a backbone or a whole network, None = random
+        weights: str | Path | None = "imagenet",
         output_stride: int = 16,  # 16 or 8, image pixels per pixel of the backbone's last map
         aspp_channels: int = 256,  # channels of pyramid and decoder
-        aspp_dilations: Sequence[int] | None = None,  # in pixels of the last map; None = 6, 12, 18 at stride 16 and twice that at stride 8
+        # in pixels of the last map; None = 6, 12, 18 at stride 16 and twice that at stride 8
+        aspp_dilations: Sequence[int] | None = None,
         low_level_channels: int = 48,  # channels of the early features in the decoder
         dropout: float = 0.1,  # after the pyramid, while training
         aux_head: bool = True,  # a second classifier on the backbone's `mid` features, while training
-        separable: bool = True,  # separable 3×3 convolutions in pyramid and decoder, as in the paper; False = plain, as in U2PL's code
-        multi_grid: Sequence[int] | None = None,  # ResNets: factors of the dilation in the last stage, one for each block
+        # separable 3×3 convolutions in pyramid and decoder, as in the paper; False = plain, as in U2PL's code
+        separable: bool = True,
+        # ResNets: factors of the dilation in the last stage, one for each block
+        multi_grid: Sequence[int] | None = None,
     ):
-        check_architecture(backbone, multi_grid, output_stride, aspp_dilations, dropout, num_classes=num_classes,
-                           embedding_dim=embedding_dim, aspp_channels=aspp_channels, low_level_channels=low_level_channels)
+        check_architecture(
+            backbone, multi_grid, output_stride, aspp_dilations, dropout, num_classes=num_classes,
+            embedding_dim=embedding_dim, aspp_channels=aspp_channels, low_level_channels=low_level_channels)
         super().__init__(backbone, weights, output_stride, multi_grid)
         channels = self.backbone.channels
         dilations = DEFAULT_DILATIONS[output_stride] if aspp_dilations is None else tuple(aspp_dilations)
@@ -235,7 +258,8 @@ class ParallelClassifiers(nn.Module):
         num_classes: int,  # C
         dilations: Sequence[int],  # one classifier each, in pixels of the feature map
         dropout: float = 0.0,  # of the feature map, while training
-        separable: bool = False,  # first over space within each channel, then over channels; the paper has plain convolutions
+        # first over space within each channel, then over channels; the paper has plain convolutions
+        separable: bool = False,
     ):
         super().__init__()
         self.dropout = nn.Dropout(dropout)
@@ -245,7 +269,8 @@ class ParallelClassifiers(nn.Module):
     def branch(inputs: int, num_classes: int, dilation: int, separable: bool) -> nn.Module:
         around = dict(padding=dilation, dilation=dilation)
         if separable:
-            return nn.Sequential(nn.Conv2d(inputs, inputs, 3, groups=inputs, bias=False, **around), nn.Conv2d(inputs, num_classes, 1))
+            within_channels = nn.Conv2d(inputs, inputs, 3, groups=inputs, bias=False, **around)
+            return nn.Sequential(within_channels, nn.Conv2d(inputs, num_classes, 1))
         convolution = nn.Conv2d(inputs, num_classes, 3, **around)
         nn.init.normal_(convolution.weight, std=0.01)  # as in the paper
         return convolution
@@ -258,7 +283,8 @@ class ParallelClassifiers(nn.Module):
         return sum(branch(high) for branch in self.branches)
 
 # %% ../nbs/04_models.ipynb #81579df6
-PARALLEL_DILATIONS = {8: (6, 12, 18, 24), 16: (3, 6, 9, 12)}  # output stride -> dilations of DeepLab v2, the same reach in image pixels
+# output stride -> dilations of DeepLab v2, the same reach in image pixels
+PARALLEL_DILATIONS = {8: (6, 12, 18, 24), 16: (3, 6, 9, 12)}
 
 
 class DeepLabV2(SegmentationNetwork):
@@ -271,14 +297,19 @@ class DeepLabV2(SegmentationNetwork):
         backbone: str,  # a key of `BACKBONES`, or "timm/NAME"
         num_classes: int,  # C
         embedding_dim: int = 256,  # D
-        weights: str | Path | None = "imagenet",  # "imagenet", a .safetensors or .pth file of a backbone or a whole network, None = random
-        output_stride: int = 8,  # 8, as in the paper, or 16; image pixels per pixel of logits and embeddings before they are enlarged
-        aspp_channels: int = 256,  # channels of the representation head's first layer; the classifiers have none between
-        aspp_dilations: Sequence[int] | None = None,  # in pixels of the last map; None = 6, 12, 18, 24 at stride 8 and half of that at stride 16
+        # "imagenet", a .safetensors or .pth file of a backbone or a whole network, None = random
+        weights: str | Path | None = "imagenet",
+        # 8, as in the paper, or 16; image pixels per pixel of logits and embeddings before they are enlarged
+        output_stride: int = 8,
+        # channels of the representation head's first layer; the classifiers have none between
+        aspp_channels: int = 256,
+        # in pixels of the last map; None = 6, 12, 18, 24 at stride 8 and half of that at stride 16
+        aspp_dilations: Sequence[int] | None = None,
         dropout: float = 0.0,  # before the classifiers, while training
         aux_head: bool = True,  # a second classifier on the backbone's `mid` features, while training
         separable: bool = False,  # separable classifiers; the paper has plain ones
-        multi_grid: Sequence[int] | None = None,  # ResNets: factors of the dilation in the last stage, one for each block
+        # ResNets: factors of the dilation in the last stage, one for each block
+        multi_grid: Sequence[int] | None = None,
     ):
         check_architecture(backbone, multi_grid, output_stride, aspp_dilations, dropout, num_classes=num_classes,
                            embedding_dim=embedding_dim, aspp_channels=aspp_channels)
@@ -293,7 +324,8 @@ class DeepLabV2(SegmentationNetwork):
         return self.classifier(features.high), features.high
 
 # %% ../nbs/04_models.ipynb #dfabacca
-ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {  # name in configurations -> constructor; arguments of one name mean the same
+# name in configurations -> constructor; arguments of one name mean the same
+ARCHITECTURES: dict[str, Callable[..., SegmentationNetwork]] = {
     "deeplabv3plus": DeepLabV3Plus,
     "deeplabv2": DeepLabV2,
 }
@@ -312,7 +344,9 @@ def predict_logits(
 
 def resize_images(images: Tensor, size: Sequence[int]) -> Tensor:
     "Bilinear, and smoothed before it shrinks. Images that have the size already are returned as they are."
-    return images if tuple(images.shape[-2:]) == tuple(size) else F.interpolate(images, tuple(size), mode="bilinear", antialias=True)
+    if tuple(images.shape[-2:]) == tuple(size):
+        return images
+    return F.interpolate(images, tuple(size), mode="bilinear", antialias=True)
 
 
 def softmax_of(
@@ -340,8 +374,9 @@ def window_probs(
 ) -> Tensor:  # (B,C,H,W)
     "Probabilities from a sliding window: at each pixel the mean over the windows that cover it."
     size = images.shape[-2:]
-    window = [min(w, n) for w, n in zip(window, size)]
-    rows, columns = ([slice(k, k + w) for k in window_starts(n, w, overlap)] for n, w in zip(size, window))
+    window = [min(w, n) for w, n in zip(window, size, strict=True)]
+    sides = zip(size, window, strict=True)
+    rows, columns = ([slice(k, k + w) for k in window_starts(n, w, overlap)] for n, w in sides)
     total, covered = None, images.new_zeros(size)
     for row in rows:
         for column in columns:
@@ -359,20 +394,22 @@ def predict_probs(
     eval_size: tuple[int, int] | None = None,  # (height, width) the network sees at scale 1; None = as they are
     scales: Sequence[float] = (1.0,),  # positive sizes relative to that; literature: 0.5, 0.75, 1, 1.25, 1.5, 1.75
     flip: bool = False,  # ask about the mirror image too
-    window: tuple[int, int] | None = None,  # (height, width) of a sliding window over the resized image; None = the whole image at once
+    # (height, width) of a sliding window over the resized image; None = the whole image at once
+    window: tuple[int, int] | None = None,
     overlap: float = 0.5,  # in [0,1), share of a window that the next one covers again
 ) -> Tensor:  # (B,C,H,W) probabilities, sum to 1 over C
-    """Probabilities of whole images at their own size, averaged over views: scales, mirror image, windows (arXiv 1606.00915, section 4).
+    """Probabilities of whole images at their own size, averaged over views: scales, mirror image, windows (arXiv
+    1606.00915, section 4).
 
-    A single scale without flip and window is `predict_logits(...).softmax(1)`. One view at a time is in memory, beside the running sum.
-    Raises `ConfigError` for scales, a window or an overlap that cannot work."""
+    A single scale without flip and window is `predict_logits(...).softmax(1)`. One view at a time is in memory, beside
+    the running sum. Raises `ConfigError` for scales, a window or an overlap that cannot work."""
     check_views(scales, window, overlap)
     size, total = images.shape[-2:], None
     for scale in scales:
         seen = [max(1, round(n * scale)) for n in (size if eval_size is None else eval_size)]
         for mirrored in (False, True) if flip else (False,):
             view = images.flip(-1) if mirrored else images
-            if window is None or all(w >= n for w, n in zip(window, seen)):
+            if window is None or all(w >= n for w, n in zip(window, seen, strict=True)):
                 probs = softmax_of(predict_logits(model, view, seen))
             else:
                 probs = window_probs(model, resize_images(view, seen), window, overlap)
@@ -399,7 +436,8 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
 
 # %% ../nbs/04_models.ipynb #705c02e5
 class EMATeacher(nn.Module):
-    """The exponential moving average of a student (mean teacher, arXiv 1703.01780): always in evaluation mode, never with gradients.
+    """The exponential moving average of a student (mean teacher, arXiv 1703.01780): always in evaluation mode, never
+    with gradients.
 
     Raises `ConfigError` if `decay` is not a number from 0 to 1."""
 

@@ -22,7 +22,8 @@ from .runtime.images import png16
 
 # %% ../nbs/runtime/readers.ipynb #d22bce37
 class CamVid(FileDataset):
-    "CamVid in the SegNet edition: `SPLIT/*.png` or `*.jpg` with `SPLITannot/*.png`; ids 0 to 10, and 11 = void becomes 255."
+    """CamVid in the SegNet edition: `SPLIT/*.png` or `*.jpg` with `SPLITannot/*.png`; ids 0 to 10, and 11 = void
+    becomes 255."""
 
     def __init__(
         self,
@@ -34,28 +35,34 @@ class CamVid(FileDataset):
         for name in (split, f"{split}annot"):
             _need_folder(root, name, "images in SPLIT/ and labels in SPLITannot/")
         self.root, self.split = root, split
-        super().__init__(find_files(root / split), find_files(root / f"{split}annot", (".png",)), CAMVID,
-                         group=lambda id: id.partition("_")[0] if "_" in id else "", table=id_table(CAMVID, ignored=[11]))
+        super().__init__(
+            find_files(root / split), find_files(root / f"{split}annot", (".png",)), CAMVID,
+            group=lambda id: id.partition("_")[0] if "_" in id else "", table=id_table(CAMVID, ignored=[11]))
 
 # %% ../nbs/runtime/readers.ipynb #6d4307be
 def label_id_table() -> Tensor:  # (256,) int64
-    "What Cityscapes' label ids become: 0 to 34 and 255 (the licence plate, -1 in 8 bits) are known, anything else is refused."
+    """What Cityscapes' label ids become: 0 to 34 and 255 (the licence plate, -1 in 8 bits) are known, anything else is
+    refused."""
     table = CITYSCAPES_TRAIN_ID_OF_LABEL_ID.clone()
     table[35:IGNORE] = -1
     return table
 
 # %% ../nbs/runtime/readers.ipynb #e183a9b2
 class GTA5(FileDataset):
-    "GTA5 (Playing for Data): `images/*.png` and `labels/*.png` of the same names, Cityscapes' label ids in palette PNGs."
+    """GTA5 (Playing for Data): `images/*.png` and `labels/*.png` of the same names, Cityscapes' label ids in palette
+    PNGs."""
 
     def __init__(
         self,
         root: str | Path,  # the folder that holds `images/` and `labels/`
     ):
-        "Labels of another size than their image are resized to it. Raises `DataError` if a folder is missing or empty, or an image has no label."
+        """Labels of another size than their image are resized to it.
+
+        Raises `DataError` if a folder is missing or empty, or an image has no label."""
         self.root = Path(root)
         expected = "images in images/ and labels in labels/"
-        images, labels = (find_files(_need_folder(self.root, name, expected), (".png",)) for name in ("images", "labels"))
+        folders = (_need_folder(self.root, name, expected) for name in ("images", "labels"))
+        images, labels = (find_files(folder, (".png",)) for folder in folders)
         super().__init__(images, labels, CITYSCAPES, group=lambda id: "", table=label_id_table(), fit_labels=True)
 
 # %% ../nbs/runtime/readers.ipynb #57e0fcce
@@ -77,7 +84,7 @@ def _label_ids() -> np.ndarray:
     "(256,) uint8: Cityscapes' label id of each train id; 0 (unlabelled) for 255."
     ids = np.zeros(256, np.uint8)
     for c in range(CITYSCAPES.num_classes):
-        ids[c] = int((CITYSCAPES_TRAIN_ID_OF_LABEL_ID == c).nonzero()[0, 0])
+        ids[c] = int(CITYSCAPES_TRAIN_ID_OF_LABEL_ID.eq(c).nonzero()[0, 0])
     return ids
 
 
@@ -87,12 +94,15 @@ def _save(picture: Image.Image, file: Path) -> None:
 
 # %% ../nbs/runtime/readers.ipynb #81de8ac9
 SYNTHIA_ID_OF_CLASS = {
-    "road": 3, "sidewalk": 4, "building": 2, "wall": 21, "fence": 5, "pole": 7, "traffic light": 15, "traffic sign": 9, "vegetation": 6, "sky": 1,
-    "person": 10, "rider": 17, "car": 8, "bus": 19, "motorcycle": 12, "bicycle": 11}  # 0 is void; lane marking, parking slot and the like have other numbers up to 22
+    "road": 3, "sidewalk": 4, "building": 2, "wall": 21, "fence": 5, "pole": 7, "traffic light": 15,
+    "traffic sign": 9, "vegetation": 6, "sky": 1,
+    # 0 is void; lane marking, parking slot and the like have other numbers up to 22
+    "person": 10, "rider": 17, "car": 8, "bus": 19, "motorcycle": 12, "bicycle": 11}
 
 
 def synthia_id_table() -> Tensor:  # (256,) int64, positions in `SYNTHIA`
-    "What the ids in SYNTHIA's files become: sixteen are classes, the others up to 22 stand for none, anything above is refused."
+    """What the ids in SYNTHIA's files become: sixteen are classes, the others up to 22 stand for none, anything above
+    is refused."""
     table = torch.full((256,), -1, dtype=torch.int64)
     table[:23], table[IGNORE] = IGNORE, IGNORE
     for name, id in SYNTHIA_ID_OF_CLASS.items():
@@ -101,8 +111,9 @@ def synthia_id_table() -> Tensor:  # (256,) int64, positions in `SYNTHIA`
 
 # %% ../nbs/runtime/readers.ipynb #4d3c1e9a
 class Synthia(FileDataset):
-    """SYNTHIA-RAND-CITYSCAPES: `RGB/*.png` and `GT/LABELS/*.png` (or `LABELS/*.png`) of the same names. Labels have three 16-bit channels, the
-    class in the first. Its sixteen classes are those of `SYNTHIA`; `RelabelledDataset(Synthia(root), CITYSCAPES)` has Cityscapes' positions."""
+    """SYNTHIA-RAND-CITYSCAPES: `RGB/*.png` and `GT/LABELS/*.png` (or `LABELS/*.png`) of the same names. Labels have
+    three 16-bit channels, the class in the first. Its sixteen classes are those of `SYNTHIA`;
+    `RelabelledDataset(Synthia(root), CITYSCAPES)` has Cityscapes' positions."""
 
     def __init__(
         self,
@@ -136,14 +147,16 @@ def write_synthia(
 
 # %% ../nbs/runtime/readers.ipynb #7d77223f
 class Cityscapes(FileDataset):
-    """Cityscapes: `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` and `gtFine/SPLIT/CITY/*_gtFine_labelIds.png`, or `*_gtFine_labelTrainIds.png` if
-    those are there for every image and the former are not. Ids are `CITY/CITY_SEQUENCE_FRAME`; the city is the group."""
+    """Cityscapes: `leftImg8bit/SPLIT/CITY/*_leftImg8bit.png` and `gtFine/SPLIT/CITY/*_gtFine_labelIds.png`, or
+    `*_gtFine_labelTrainIds.png` if those are there for every image and the former are not. Ids are
+    `CITY/CITY_SEQUENCE_FRAME`; the city is the group."""
 
     def __init__(
         self,
         root: str | Path,  # the folder that holds `leftImg8bit/` and `gtFine/`
         split: str,  # "train", "val" or "test"
-        labels: bool | None = None,  # True: must be there; False: all 255, nothing of `gtFine/` is read; None: read if `gtFine/SPLIT` is there
+        # True: must be there; False: all 255, nothing of `gtFine/` is read; None: read if `gtFine/SPLIT` is there
+        labels: bool | None = None,
     ):
         "Raises `DataError` if a folder is missing or empty, a file name is not of that form, or an image has no label."
         self.root, self.split = Path(root), split
@@ -154,7 +167,9 @@ class Cityscapes(FileDataset):
             raise DataError(f"{other}: found an image of another name, expected CITY_SEQUENCE_FRAME_leftImg8bit.png")
         images = _of_kind(images, "_leftImg8bit")
         needed = (self.root / "gtFine" / split).is_dir() if labels is None else labels
-        found, table = _fine_labels(images, _need_folder(self.root, f"gtFine/{split}", expected)) if needed else (None, None)
+        found = table = None
+        if needed:
+            found, table = _fine_labels(images, _need_folder(self.root, f"gtFine/{split}", expected))
         super().__init__(images, found, CITYSCAPES, group=lambda id: id.rpartition("/")[0], table=table)
 
 # %% ../nbs/runtime/readers.ipynb #56a50962
@@ -172,7 +187,8 @@ def _fine_labels(images: dict[str, Path], folder: Path) -> tuple[dict[str, Path]
         if not missing[kind]:
             return _of_kind(files, f"_gtFine_{kind}"), table
     kind = min(missing, key=lambda k: len(missing[k]))  # the kind that there is
-    raise DataError(f"{images[missing[kind][0]]}: found no label file for it in {folder} ({len(missing[kind])} of {len(images)} images have none), "
+    raise DataError(f"{images[missing[kind][0]]}: found no label file for it in {folder} ({len(missing[kind])} of "
+                    f"{len(images)} images have none), "
                     f"expected {missing[kind][0]}_gtFine_{kind}.png")
 
 # %% ../nbs/runtime/readers.ipynb #cf5f8cd9
@@ -188,4 +204,5 @@ def write_cityscapes(
         city = "".join(filter(str.isalnum, sample.group.lower())) or "city"
         name = f"{city}/{city}_{number:06d}_000019"
         write_sample(sample._replace(id=f"{name}_leftImg8bit"), Path(root) / "leftImg8bit" / split)
-        _save(Image.fromarray(id_of[sample.labels.numpy()]), Path(root) / "gtFine" / split / f"{name}_gtFine_{kind}.png")
+        file = Path(root) / "gtFine" / split / f"{name}_gtFine_{kind}.png"
+        _save(Image.fromarray(id_of[sample.labels.numpy()]), file)

@@ -33,7 +33,7 @@ from .runtime.checkpoints import checkpoint_bytes, checkpoint_tensors, load_chec
 from stal_nb.runtime.devices import (
     flush_denormals, in_background, is_out_of_memory, memory_of, memory_words, resolve_device,
 )
-from .runtime.distributed import fill_from, share_buffers
+from .runtime.distributed import fill_from, joint_batch, share_buffers, share_dropout
 from .runtime.errors import ConfigError, DeviceMemoryError, StalError, StoreError, TrainingError, WorkerError
 from .runtime.files import append_line, atomic_write_bytes, make_folder, read_lines, remove_leftovers
 from .runtime.signals import GracefulStop, StopRequested, ignore_stop_signals
@@ -75,7 +75,7 @@ class Probe:
 
     @torch.no_grad()
     def beliefs(self, state: TrainingState, config: TrainingConfig) -> dict[str, Tensor]:
-        "How right the teacher's guesses are among those kept and those dropped at d = `config.drop_percent`, and how far the student is from them."
+        "How right the teacher's predictions are among those kept and those dropped at d = `config.drop_percent`, and how far the student is from them."
         device = next(state.student.parameters()).device
         images, labels = self.images.to(device), self.labels.to(device)
         training = state.student.training
@@ -266,7 +266,10 @@ class Trainer:
             state.student.to(memory_format=torch.channels_last)
             state.teacher.to(memory_format=torch.channels_last)
         if self.several:  # a part that no term uses would wait for its gradients for ever
-            for part, used in (("representation", config.lambda_c > 0), ("auxiliary", config.lambda_s > 0 and config.aux_weight > 0)):
+            share_dropout(state.student)
+            predicted = config.lambda_u > 0 and (config.consistency_on_labelled or config.unlabelled_batch > 0 and len(self.unlabelled) > 0)
+            for part, used in (("representation", config.lambda_c > 0), ("auxiliary", config.lambda_s > 0 and config.aux_weight > 0),
+                               ("classifier", config.lambda_s > 0 or predicted)):
                 if getattr(state.student, part, None) is not None:
                     getattr(state.student, part).requires_grad_(used)
         optimizer = torch.optim.SGD(
@@ -421,7 +424,8 @@ class Trainer:
             self._seed(k)
             last = k + 1 == len(micro)
             with nullcontext() if last else self.accelerator.no_sync(self.student):
-                with self.accelerator.autocast():
+                kinds = len(part["source_index"]), len(part["labelled_index"]), len(part["unlabelled_index"]) // 2 if "unlabelled" in part else 0
+                with self.accelerator.autocast(), joint_batch(*kinds):
                     loss, terms = training_step(self.state, part, config, self.step / max(1, self.num_steps), self.generator, self.student)
                 if looking and last:
                     seen = self.probe(self.state, terms, config)

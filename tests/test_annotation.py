@@ -240,16 +240,16 @@ def saving(id, labels, base, **more):
 
 
 def test_the_page_is_sent_what_the_person_starts_from(scenes, store):
-    guess = torch.full((48, 96), SKY)
+    predicted = torch.full((48, 96), SKY)
     store.save(scenes.ids[2], scenes[2].labels, annotator="somebody", seconds=12.0)
-    widget = Annotator(scenes, store, predictions={scenes.ids[0]: guess})
+    widget = Annotator(scenes, store, predictions={scenes.ids[0]: predicted})
     assert widget.status == {scenes.ids[0]: "todo", scenes.ids[1]: "todo", scenes.ids[2]: "partly"}
-    for id, begin, start, version in ((scenes.ids[0], "prediction", guess, 0), (scenes.ids[1], "empty", torch.full((48, 96), IGNORE), 0),
+    for id, begin, start, version in ((scenes.ids[0], "prediction", predicted, 0), (scenes.ids[1], "empty", torch.full((48, 96), IGNORE), 0),
                                       (scenes.ids[2], "saved", scenes[2].labels, 1)):
         content, labels, parts, maps = opened(widget, id)
         assert (content["id"], content["begin"], content["version"], content["session"]) == (id, begin, version, "tab")
         assert torch.equal(labels, start) and list(maps) == (["prediction"] if id == scenes.ids[0] else [])
-    empty = Annotator(scenes, store, predictions=lambda sample: guess, start="empty")
+    empty = Annotator(scenes, store, predictions=lambda sample: predicted, start="empty")
     content, labels, _, maps = opened(empty, scenes.ids[0])
     assert content["begin"] == "empty" and (maps["prediction"] == SKY).all()
 
@@ -386,7 +386,7 @@ def test_superpixels_follow_edges_and_have_three_sizes():
 
 
 def test_failures_are_told_and_kept_and_nothing_saved_is_lost(scenes, store, tmp_path):
-    def guess(sample):
+    def predicted(sample):
         raise RuntimeError("out of memory")
 
     widget = Annotator(scenes, store, predictions={scenes.ids[0]: torch.zeros(4, 4)})
@@ -404,7 +404,7 @@ def test_failures_are_told_and_kept_and_nothing_saved_is_lost(scenes, store, tmp
         assert sent[-1][0]["type"] == "error" and re.search(message, sent[-1][0]["message"]), sent[-1]
         assert len(widget.errors) == number and sent[-1][0]["message"] in widget.errors[-1]
     assert torch.equal(widget.labels(scenes.ids[1]), good)
-    model = Annotator(scenes, store, predictions=guess)
+    model = Annotator(scenes, store, predictions=predicted)
     sent = listen(model)
     model.receive({"type": "open", "id": scenes.ids[0]}, [])
     assert sent[0][0]["message"] == "RuntimeError: out of memory"

@@ -137,18 +137,18 @@ def stroke(labels, points, size, label):
 
 
 @pytest.fixture
-def guess(scenes):
+def predicted(scenes):
     return torch.where(torch.arange(48)[:, None].expand(48, 96) < 20, SKY, ROAD)
 
 
 @pytest.fixture
-def desk(new_page, scenes, store, guess):
+def desk(new_page, scenes, store, predicted):
     page = new_page()
-    yield Desk(page, Annotator(scenes, store, predictions={scenes.ids[0]: guess}, start="empty", annotator="Ada", autosave=0), (48, 96))
+    yield Desk(page, Annotator(scenes, store, predictions={scenes.ids[0]: predicted}, start="empty", annotator="Ada", autosave=0), (48, 96))
     assert not page.problems
 
 
-def test_each_tool_paints_what_it_says(desk, guess):
+def test_each_tool_paints_what_it_says(desk, predicted):
     expected = torch.full((48, 96), IGNORE)
     desk.click("car")
     desk.click("Rectangle")
@@ -169,7 +169,7 @@ def test_each_tool_paints_what_it_says(desk, guess):
     expected[8:21, 21:41] = SKY
     assert torch.equal(desk.saved(), expected)
     desk.click("Accept prediction")
-    assert torch.equal(desk.saved(), guess)
+    assert torch.equal(desk.saved(), predicted)
     desk.click("Undo")
     assert torch.equal(desk.saved("Done"), expected) and desk.widget.done == desk.widget.ids[:1]
     desk.click("Save")  # saving again does not undo Done
@@ -281,8 +281,8 @@ def test_two_views_show_one_work(desk):
 
 def test_failures_are_shown_to_the_person(new_page, scenes, tmp_path):
     page = new_page()
-    guess = {scenes.ids[1]: torch.zeros(3, 3)}
-    desk = Desk(page, Annotator(scenes, LabelStore(tmp_path / "blocked" / "labels", CITYSCAPES), predictions=guess, autosave=0), (48, 96))
+    predicted = {scenes.ids[1]: torch.zeros(3, 3)}
+    desk = Desk(page, Annotator(scenes, LabelStore(tmp_path / "blocked" / "labels", CITYSCAPES), predictions=predicted, autosave=0), (48, 96))
     (tmp_path / "blocked").write_text("a file where a folder should be")
     desk.drag((5, 5))
     desk.click("Save")
@@ -380,9 +380,9 @@ def unsure(new_page, scenes, store):
 
 def test_the_model_is_accepted_in_part(unsure):
     desk, mask = unsure
-    guess = torch.where(torch.arange(48)[:, None].expand(48, 96) < 20, SKY, ROAD)
+    predicted = torch.where(torch.arange(48)[:, None].expand(48, 96) < 20, SKY, ROAD)
     desk.click("Accept confident")
-    expected = guess.clone()
+    expected = predicted.clone()
     expected[:, 60:] = IGNORE
     assert torch.equal(desk.saved(), expected)
     desk.click("car")

@@ -10,7 +10,7 @@ from safetensors.torch import load, save
 from torch import distributed
 
 from stal_nb.banks import ClassMemoryBank, ConfidenceBank, class_confidence, confidence_of_right
-from stal_nb.runtime.distributed import gather_entries
+from stal_nb.runtime.distributed import gather_entries, joint_batch
 from stal_nb.runtime.errors import ConfigError, DataError, LabelError
 from stal_nb.labels import IGNORE
 from together import spawn
@@ -96,7 +96,7 @@ def test_it_keeps_values_not_graphs_and_copies_not_views():
     rows = torch.rand(4, 3, requires_grad=True)
     bank = ClassMemoryBank(2, 3, 10)
     bank.push(rows, torch.zeros(4, dtype=torch.int64))
-    drawn, _ = bank.sample(5)
+    drawn = bank.entries[bank.draw(5)[0]]
     assert not bank.entries.requires_grad and not drawn.requires_grad
     before = bank.entries.clone()
     drawn.fill_(7.0)
@@ -110,7 +110,8 @@ def test_sampling_is_even_and_within_the_counts():
     for c, n in ((0, 20), (1, 1), (2, 30)):  # partly filled, one entry, gone round
         bank.push(torch.arange(float(n))[:, None], torch.full((n,), c))
     draws = 40_000
-    entries, has = bank.sample(draws, torch.Generator().manual_seed(0))
+    rows, has = bank.draw(draws, torch.Generator().manual_seed(0))
+    entries = bank.entries[rows]
     assert entries.shape == (4, draws, 1) and has.tolist() == [True, True, True, False]
     assert (entries[3] == 0).all() and (entries[1] == 0).all()
     for c, expected, bound in ((0, range(20), 43.8), (2, range(23, 30), 22.5)):  # bounds: exceeded once in a thousand times
@@ -123,19 +124,19 @@ def test_sampling_is_even_and_within_the_counts():
 def test_draws_follow_the_generator_and_lanes_are_independent():
     bank = ClassMemoryBank(2, 1, 50)
     bank.push(torch.arange(50.).repeat(2)[:, None], torch.arange(2).repeat_interleave(50))
-    one, two = (bank.sample(200, torch.Generator().manual_seed(3))[0] for _ in range(2))
-    assert torch.equal(one, two) and not torch.equal(one[0], one[1])
-    assert not torch.equal(one, bank.sample(200, torch.Generator().manual_seed(4))[0])
-    assert bank.sample(0)[0].shape == (2, 0, 1)
+    one, two = (bank.draw(200, torch.Generator().manual_seed(3))[0] for _ in range(2))
+    assert torch.equal(one, two) and not torch.equal(one[0], one[1] - 50)
+    assert not torch.equal(one, bank.draw(200, torch.Generator().manual_seed(4))[0])
+    assert bank.draw(0)[0].shape == (2, 0)
 
 
-def test_sample_is_a_copy_of_the_rows_that_draw_names():
+def test_a_draw_names_rows_of_its_own_ring():
     bank = ClassMemoryBank(4, 3, (100, 9, 7, 5))
     bank.push(torch.rand(60, 3) + 1, torch.arange(3).repeat(20))  # one lane partly filled, two gone round, one empty
     rows, has = bank.draw(200, torch.Generator().manual_seed(5))
-    entries, has_entries = bank.sample(200, torch.Generator().manual_seed(5))
-    assert rows.shape == (4, 200) and rows.dtype == torch.int64 and torch.equal(has, has_entries)
-    assert torch.equal(bank.entries[rows], entries) and (entries[:3] > 0).all() and (entries[3] == 0).all()
+    entries = bank.entries[rows]
+    assert rows.shape == (4, 200) and rows.dtype == torch.int64 and has.tolist() == [True, True, True, False]
+    assert (entries[:3] > 0).all() and (entries[3] == 0).all()
     for c, (start, count) in enumerate(((0, 20), (100, 9), (109, 7))):
         assert sorted(rows[c].unique().tolist()) == list(range(start, start + count))
     with pytest.raises(ConfigError, match="per_class: found -1"):
@@ -166,7 +167,7 @@ def test_a_saved_bank_goes_on_as_if_nothing_had_happened():
         b.push(rows, classes)
     assert bank.state_dict().keys() == copy.state_dict().keys() == {"entries", "pushed", "capacity"}
     assert all(torch.equal(bank.state_dict()[k], v) for k, v in copy.state_dict().items())
-    assert torch.equal(*(b.sample(9, torch.Generator().manual_seed(0))[0] for b in (bank, copy)))
+    assert torch.equal(*(b.draw(9, torch.Generator().manual_seed(0))[0] for b in (bank, copy)))
 
 
 def test_a_bank_of_other_rings_is_refused():
@@ -184,7 +185,7 @@ def test_casting_changes_entries_and_leaves_counts():
     bank.to(torch.float16)
     assert bank.entries.dtype == torch.float16 and bank.pushed.dtype == torch.int64 and bank.counts.tolist() == [5, 0]
     bank.push(torch.rand(3, 4), torch.ones(3, dtype=torch.int64))  # float32 into float16
-    assert bank.sample(6)[0].dtype == torch.float16 and bank.counts.tolist() == [5, 3]
+    assert bank.entries.dtype == torch.float16 and bank.counts.tolist() == [5, 3]
     assert ClassMemoryBank(2, 4, 5, dtype=torch.bfloat16).entries.dtype == torch.bfloat16
 
 
@@ -194,8 +195,8 @@ def test_no_value_is_looked_at():
     rows, classes = torch.empty(90, 8, device="meta"), torch.empty(90, dtype=torch.int64, device="meta")
     memory.push(rows, classes)
     memory.push(rows, classes, torch.empty(90, dtype=torch.bool, device="meta"))
-    entries, has = memory.sample(12)
-    assert entries.shape == (19, 12, 8) and has.shape == memory.counts.shape == (19,)
+    rows, has = memory.draw(12)
+    assert rows.shape == (19, 12) and has.shape == memory.counts.shape == (19,)
     confidence = ConfidenceBank(19).to("meta")
     confidence.update(torch.empty(2, 19, 4, 4, device="meta"), torch.empty(2, 4, 4, dtype=torch.int64, device="meta"))
     assert confidence.sampling_probs().shape == confidence.class_rate().shape == (19,)
@@ -238,7 +239,7 @@ def test_a_wrong_push_is_refused_and_changes_nothing(embeddings, classes, valid,
 def test_reading_is_checked():
     bank = ClassMemoryBank(2, 3, 5)
     with pytest.raises(ConfigError, match="per_class: found -1"):
-        bank.sample(-1)
+        bank.draw(-1)
     for wrong in (-1, 2):
         with pytest.raises(ConfigError, match=f"index: found {wrong}, expected 0 to 1"):
             bank.contents(wrong)
@@ -420,16 +421,17 @@ def one_of_two(rank, folder):
             for step in range(5):
                 rows, classes, valid, _, _ = joint_data(step, torch.float32)
                 given = (valid[rank], valid) if step % 2 else (None, None)
-                together.push(rows[rank], classes[rank], given[0], gather=True)
+                together.push(*gather_entries(rows[rank], classes[rank], given[0]))
                 alone.push(rows.flatten(0, 1), classes.flatten(), None if given[1] is None else given[1].flatten())
             assert all(torch.equal(a, b) for a, b in zip(together.state_dict().values(), alone.state_dict().values())), dtype
-        together.push(torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64), gather=True)  # nothing to say, said by all
+        together.push(*gather_entries(torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64)))  # nothing to say, said by all
 
         shared, single, apart = (ConfidenceBank(6, 0.9) for _ in range(3))
         for step in range(5):
             *_, probs, labels = joint_data(step, torch.float32)
             mine = slice(2 * rank, 2 * rank + 2)
-            shared.update(probs[mine], labels[mine], gather=True)
+            with joint_batch(2):
+                shared.update(probs[mine], labels[mine])
             single.update(probs, labels)
             apart.update(probs[mine], labels[mine])
         assert torch.equal(shared.confidence, single.confidence) and not torch.equal(apart.confidence, single.confidence)
@@ -454,9 +456,10 @@ def test_without_a_process_group_gathering_changes_nothing():
     assert gather_entries(rows, classes)[2] is None
     one, two = ClassMemoryBank(6, 6, 7), ClassMemoryBank(6, 6, 7)
     one.push(rows, classes, valid)
-    two.push(rows, classes, valid, gather=True)
+    two.push(*gather_entries(rows, classes, valid))
     assert torch.equal(one.entries, two.entries) and torch.equal(one.pushed, two.pushed)
     one, two = ConfidenceBank(6, 0.9), ConfidenceBank(6, 0.9)
     one.update(probs[None], labels[None])
-    two.update(probs[None], labels[None], gather=True)
+    with joint_batch(1):
+        two.update(probs[None], labels[None])
     assert torch.equal(one.confidence, two.confidence)

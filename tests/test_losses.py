@@ -11,7 +11,7 @@ from stal_nb import losses as losses_module
 from stal_nb.runtime.errors import ConfigError
 from stal_nb.labels import IGNORE
 from stal_nb.losses import (
-    PseudoLabels, anchor_mask, class_prototypes, contrastive_loss, hard_pixels, memory_contrastive_loss,
+    PseudoLabels, anchor_mask, class_prototypes, contrastive_loss, hard_pixels,
     negative_mask, normalised_entropy, ohem_cross_entropy, pixel_cross_entropy, pseudo_label_weights,
     pseudo_labels, supervised_loss, unsupervised_loss,
 )
@@ -209,11 +209,11 @@ def test_pseudo_labels_know_the_guess_and_the_entropy_of_every_pixel(rng):
         x = scale * torch.randn(2, 19, 5, 7, generator=rng)
         pseudo = pseudo_labels(x, 40)
         torch.testing.assert_close(pseudo.entropy.double(), normalised_entropy(x.double().softmax(1)), rtol=1e-5, atol=1e-6)
-        assert torch.equal(pseudo.guess, x.softmax(1).max(1).indices) and pseudo.entropy.min() >= 0
+        assert torch.equal(pseudo.prediction, x.softmax(1).max(1).indices) and pseudo.entropy.min() >= 0
         kept = pseudo.labels != IGNORE
-        assert torch.equal(pseudo.labels[kept], pseudo.guess[kept])
+        assert torch.equal(pseudo.labels[kept], pseudo.prediction[kept])
     broken = pseudo_labels(torch.full((1, 4, 2, 2), math.nan), 0)
-    assert broken.guess.max() < 4  # a NaN is no class, but no index out of range either
+    assert broken.prediction.max() < 4  # a NaN is no class, but no index out of range either
 
 
 @pytest.mark.parametrize("gamma", [0, 1, 2, 7.5])
@@ -265,9 +265,9 @@ def test_negatives_read_in_place_give_the_same_loss_and_gradient(buffer, dtype, 
     a, p, table = (torch.randn(*s, generator=rng).to(dtype) for s in ((5, 7, 8), (5, 8), (40, 8)))
     a.requires_grad_()
     rows, valid = torch.randint(0, 40, (5, 7, 6), generator=rng), torch.tensor([True, False, True, True, False])
-    pairs = [(memory_contrastive_loss(a, p, table, rows, 0.3, valid), contrastive_loss(a, p, table[rows], 0.3, valid))]
+    pairs = [(contrastive_loss(a, p, table, 0.3, valid, rows=rows), contrastive_loss(a, p, table[rows], 0.3, valid))]
     unit = F.normalize(table.double(), dim=-1).to(dtype)
-    pairs.append((memory_contrastive_loss(a, p, unit, rows, 0.3, unit=True), contrastive_loss(a, p, unit[rows], 0.3)))
+    pairs.append((contrastive_loss(a, p, unit, 0.3, rows=rows, unit=True), contrastive_loss(a, p, unit[rows], 0.3)))
     tolerance = dict(rtol=0.02, atol=0.02) if dtype == torch.bfloat16 else dict(rtol=1e-5, atol=1e-6)
     for found, expected in pairs:
         torch.testing.assert_close(found, expected, **tolerance)
@@ -277,7 +277,7 @@ def test_negatives_read_in_place_give_the_same_loss_and_gradient(buffer, dtype, 
 def test_the_gradient_taken_on_the_way_is_that_of_finite_differences(rng):
     a, p, table = (torch.randn(*s, generator=rng, dtype=torch.float64) for s in ((3, 4, 8), (3, 8), (20, 8)))
     rows = torch.randint(0, 20, (3, 4, 6), generator=rng)
-    assert torch.autograd.gradcheck(lambda x: memory_contrastive_loss(x, p, table, rows, 0.2), (a.requires_grad_(),))
+    assert torch.autograd.gradcheck(lambda x: contrastive_loss(x, p, table, 0.2, rows=rows), (a.requires_grad_(),))
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -335,7 +335,7 @@ def test_a_teacher_is_read_the_same_in_pieces(piece, logits, monkeypatch):
     monkeypatch.setattr(losses_module, "_PIECE", piece)
     for given in (logits, logits.contiguous(memory_format=torch.channels_last)):
         found = pseudo_labels(given, 20)
-        assert torch.equal(found.guess, expected.guess)
+        assert torch.equal(found.prediction, expected.prediction)
         for a, b in zip(found[1:4], expected[1:4]):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)  # the last bit of e^x depends on where a vector instruction begins
 
@@ -343,7 +343,7 @@ def test_a_teacher_is_read_the_same_in_pieces(piece, logits, monkeypatch):
 def test_the_teacher_s_word_is_softmax_arg_max_and_entropy(logits):
     logits[0, :, 0, 0], logits[0, 2:4, 0, 1] = 0.0, 9.0  # several classes equally likely: the first
     found, probs = pseudo_labels(logits, 0), logits.softmax(1)
-    assert torch.equal(found.guess, torch.from_numpy(logits.numpy().argmax(1))) and found.guess[0, 0, :2].tolist() == [0, 2]
+    assert torch.equal(found.prediction, torch.from_numpy(logits.numpy().argmax(1))) and found.prediction[0, 0, :2].tolist() == [0, 2]
     torch.testing.assert_close(found.confidence, probs.amax(1))
     torch.testing.assert_close(found.entropy, normalised_entropy(probs), atol=1e-6, rtol=1e-5)
 
@@ -548,7 +548,7 @@ def test_no_function_reads_a_value_on_the_way():
     shapes.append(contrastive_loss(torch.randn(C, 4, 5, **meta), centres, torch.randn(C, 4, 6, 5, **meta), valid=found).shape)
     rows = torch.zeros(C, 4, 6, dtype=torch.int64, **meta)
     anchors = gather_pixels(torch.randn(2, 5, 8, 8, **meta), sample_pixels(anchors, 4)[0])
-    shapes.append(memory_contrastive_loss(anchors, centres, torch.randn(30, 5, **meta), rows, valid=found).shape)
+    shapes.append(contrastive_loss(anchors, centres, torch.randn(30, 5, **meta), valid=found, rows=rows).shape)
     assert shapes == [()] * 4 and index.shape == (C, 6)
 
 
@@ -575,7 +575,7 @@ def test_the_contrast_does_not_copy_its_negatives():
     table, a = torch.randn(100, 32), torch.randn(3, 400, 32, requires_grad=True)
     with Largest() as largest:
         largest.known = {t.untyped_storage().data_ptr() for t in (a, p, table, rows)}
-        memory_contrastive_loss(a, p, table, rows).backward()
+        contrastive_loss(a, p, table, rows=rows).backward()
     assert largest.size <= losses_module._BUFFER["cpu"] < rows.numel() * 32
 
 
@@ -620,8 +620,8 @@ def test_bad_contrasts_are_named():
     wrong(r"valid: found shape \(3, 1\), expected \(C=3\)", contrastive_loss, a, p, n, valid=torch.ones(3, 1, dtype=torch.bool))
     wrong("temperature, anchors: found 0", contrastive_loss, a, p, n, temperature=0)
     wrong("expected more than 0 of both", contrastive_loss, a[:, :0], p, n[:, :0])
-    wrong(r"memory: found shape \(5, 7\), expected \(R, D=8\)", memory_contrastive_loss, a, p, torch.randn(5, 7), torch.zeros(3, 4, 2).long())
-    wrong(r"rows: found shape \(3, 2, 4\), expected \(C=3, M=4, N\)", memory_contrastive_loss, a, p, n[0, 0], torch.zeros(3, 2, 4).long())
+    wrong(r"negatives: found shape \(5, 7\), expected \(R, D=8\)", contrastive_loss, a, p, torch.randn(5, 7), rows=torch.zeros(3, 4, 2).long())
+    wrong(r"rows: found shape \(3, 2, 4\), expected \(C=3, M=4, N\)", contrastive_loss, a, p, n[0, 0], rows=torch.zeros(3, 2, 4).long())
 
 
 def test_random_shapes_agree_with_the_plain_versions():

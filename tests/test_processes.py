@@ -17,14 +17,15 @@ from stal_nb.runtime import batchnorm
 from stal_nb.runtime.errors import ConfigError
 from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.losses import (
-    PseudoLabels, anchor_mask, class_prototypes, hard_pixels, memory_contrastive_loss, negative_mask,
+    PseudoLabels, anchor_mask, class_prototypes, contrastive_loss, hard_pixels, negative_mask,
     normalised_entropy, pixel_cross_entropy, pseudo_label_weights, pseudo_labels, supervised_loss,
     unsupervised_loss,
 )
 from stal_nb.runtime.distributed import (
-    draw_uniform, gather_over_processes, kth_of_all, process_count, process_index, sum_over_processes,
+    draw_uniform, gather_over_processes, joint_batch, kth_of_all, process_count, process_index,
+    sum_over_processes,
 )
-from stal_nb.runtime.ops import gather_pixels, masked_percentile, sample_pixels, sample_pixels_of_all
+from stal_nb.runtime.ops import gather_pixels, masked_percentile, sample_pixels
 from stal_nb.mixing import CutMixTable, class_boxes
 from stal_nb.runtime.ops import draw_weighted
 from stal_nb.scenes import SceneDataset
@@ -96,7 +97,7 @@ def mine(joint, rank):
     return torch.cat(pieces)
 
 
-def joint_batch(seed=0, dtype=torch.float32):
+def joint_batch_of_all(seed=0, dtype=torch.float32):
     g = torch.Generator().manual_seed(seed)
     logits = (2 * torch.randn(TOTAL, C, H, W, generator=g)).to(dtype)
     labels = torch.randint(0, C - 1, (TOTAL, H, W), generator=g)  # the last class has no label
@@ -106,28 +107,32 @@ def joint_batch(seed=0, dtype=torch.float32):
 
 
 def selection(rank, folder):
-    logits, labels, valid, _ = joint_batch()
+    logits, labels, valid, _ = joint_batch_of_all()
     values = logits[:, 0]
     for dtype in (torch.float32, torch.float64):
         for percent in (0, 20, 33.3, 80, 100):
             for upper in (False, True):
                 for given in (None, valid):
                     joint = masked_percentile(values.to(dtype), given, percent, upper)
-                    own = masked_percentile(mine(values.to(dtype), rank), None if given is None else mine(given, rank), percent, upper, gather=True)
+                    with joint_batch(*PARTS):
+                        own = masked_percentile(mine(values.to(dtype), rank), None if given is None else mine(given, rank), percent, upper)
                     assert torch.equal(own, joint), (dtype, percent, upper)
     uneven = values.flatten()[:5] if rank else values.flatten()[5:]  # processes need not have equally many
     assert kth_of_all(uneven, None, lambda total: total // 2) == values.flatten().sort().values[values.numel() // 2]
     nothing = torch.zeros_like(mine(valid, rank))
-    assert masked_percentile(mine(values, rank), nothing, 50, gather=True) == math.inf
+    with joint_batch(*PARTS):
+        assert masked_percentile(mine(values, rank), nothing, 50) == math.inf
     assert torch.equal(kth_of_all(values[0], nothing[0] | bool(rank), lambda total: 0), values[0].min())  # one process has none
 
     loss = pixel_cross_entropy(logits, labels)
     for threshold, kept in ((0.7, 0), (0.05, 40), (0.0, 1), (0.0, 10**6), (0.2, 100)):
         joint = hard_pixels(loss, labels, threshold, kept)
-        assert torch.equal(hard_pixels(mine(loss, rank), mine(labels, rank), threshold, kept, gather=True), mine(joint, rank)), (threshold, kept)
+        with joint_batch(*PARTS):
+            assert torch.equal(hard_pixels(mine(loss, rank), mine(labels, rank), threshold, kept), mine(joint, rank)), (threshold, kept)
     for keep in ("sure", "unsure"):
         joint = pseudo_labels(logits, 30, keep, valid)
-        own = pseudo_labels(mine(logits, rank), 30, keep, mine(valid, rank), gather=True)
+        with joint_batch(*PARTS):
+            own = pseudo_labels(mine(logits, rank), 30, keep, mine(valid, rank))
         assert own.threshold == joint.threshold and torch.equal(own.labels, mine(joint.labels, rank))
 
     probs, labelled = logits.softmax(1), torch.arange(TOTAL) < 6
@@ -135,25 +140,27 @@ def selection(rank, folder):
     own = tuple(mine(t, rank) for t in roles)
     for mask, percent in ((anchor_mask, 40), (negative_mask, 60)):
         joint = mask(*roles, entropy_percentile=percent, valid=valid)
-        assert torch.equal(mask(*own, entropy_percentile=percent, valid=mine(valid, rank), gather=True), mine(joint, rank)), mask.__name__
+        with joint_batch(*PARTS):
+            assert torch.equal(mask(*own, entropy_percentile=percent, valid=mine(valid, rank)), mine(joint, rank)), mask.__name__
 
 
 def parts_of_the_losses(rank, folder):
     "The mean of the parts is the loss of the joint batch, and so is that of the gradients."
-    logits, labels, valid, maps = joint_batch()
-    guess = pseudo_labels(logits.flip(0), 20, valid=valid)
+    logits, labels, valid, maps = joint_batch_of_all()
+    prediction = pseudo_labels(logits.flip(0), 20, valid=valid)
     rate = torch.linspace(0.2, 1, C)
     losses = {
-        "ohem": lambda x, y, p, g, **k: supervised_loss(x, y, x.flip(1), threshold=0.3, min_kept=60, **k),
-        "mean": lambda x, y, p, g, **k: supervised_loss(x, y, ohem=False, **k),
-        "nothing": lambda x, y, p, g, **k: supervised_loss(x, torch.full_like(y, IGNORE), **k),
-        "unsupervised": lambda x, y, p, g, **k: unsupervised_loss(x, p, 2.0, **k),
-        "no weights": lambda x, y, p, g, **k: unsupervised_loss(x, p, 0.0, **k),
-        "nothing believed": lambda x, y, p, g, **k: unsupervised_loss(x, PseudoLabels(torch.full_like(p[0], IGNORE), *p[1:]), **k)}
+        "ohem": lambda x, y, p: supervised_loss(x, y, x.flip(1), threshold=0.3, min_kept=60),
+        "mean": lambda x, y, p: supervised_loss(x, y, ohem=False),
+        "nothing": lambda x, y, p: supervised_loss(x, torch.full_like(y, IGNORE)),
+        "unsupervised": lambda x, y, p: unsupervised_loss(x, p, 2.0),
+        "no weights": lambda x, y, p: unsupervised_loss(x, p, 0.0),
+        "nothing believed": lambda x, y, p: unsupervised_loss(x, PseudoLabels(torch.full_like(p[0], IGNORE), *p[1:]))}
     for name, loss in losses.items():
         whole, part = logits.clone().requires_grad_(), mine(logits, rank).requires_grad_()
-        joint = loss(whole, labels, guess, None)
-        own = loss(part, mine(labels, rank), PseudoLabels(*(mine(t, rank) for t in guess[:3]), guess.threshold), None, gather=True)
+        joint = loss(whole, labels, prediction)
+        with joint_batch(*PARTS):
+            own = loss(part, mine(labels, rank), PseudoLabels(*(mine(t, rank) for t in prediction[:3]), prediction.threshold))
         joint.backward()
         own.backward()
         torch.testing.assert_close(sum_over_processes(own.detach())[0] / 2, joint.detach(), msg=name)
@@ -161,37 +168,45 @@ def parts_of_the_losses(rank, folder):
 
     g, h = torch.Generator().manual_seed(3), torch.Generator().manual_seed(3)
     kind = slice(6, 8)  # unlabelled images are the last kind: one in each process, in the order of the ranks
-    some = PseudoLabels(*(t[kind] for t in guess[:3]), guess.threshold)
-    one = PseudoLabels(*(t[rank:rank + 1] for t in some[:3]), guess.threshold)
+    some = PseudoLabels(*(t[kind] for t in prediction[:3]), prediction.threshold)
+    one = PseudoLabels(*(t[rank:rank + 1] for t in some[:3]), prediction.threshold)
     weights = pseudo_label_weights(some, 2.0, rate, g)
-    torch.testing.assert_close(pseudo_label_weights(one, 2.0, rate, h, gather=True), weights[rank:rank + 1])
+    with joint_batch(1):
+        torch.testing.assert_close(pseudo_label_weights(one, 2.0, rate, h), weights[rank:rank + 1])
     assert torch.equal(g.get_state(), h.get_state())  # and the next draw is in step
 
 
 def draws(rank, folder):
     g, h = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
-    assert torch.equal(draw_uniform((3, 4), h, torch.device("cpu"), gather=True), torch.rand(6, 4, generator=g)[3 * rank:3 * rank + 3])
+    with joint_batch(3):
+        assert torch.equal(draw_uniform((3, 4), h, torch.device("cpu")), torch.rand(6, 4, generator=g)[3 * rank:3 * rank + 3])
     weights = torch.rand(4, 30, generator=g)
     h.set_state(g.get_state())
-    assert torch.equal(draw_weighted(weights[2 * rank:][:2], h, gather=True), draw_weighted(weights, g)[2 * rank:][:2])
+    with joint_batch(2):
+        own = draw_weighted(weights[2 * rank:][:2], h)
+    assert torch.equal(own, draw_weighted(weights, g)[2 * rank:][:2])
     labels, classes = torch.randint(0, 3, (4, 24, 40), generator=g), torch.tensor([0, 2, -1, 1])
     h.set_state(g.get_state())
-    assert torch.equal(class_boxes(labels[2 * rank:][:2], classes[2 * rank:][:2], h, gather=True), class_boxes(labels, classes, g)[2 * rank:][:2])
+    with joint_batch(2):
+        own = class_boxes(labels[2 * rank:][:2], classes[2 * rank:][:2], h)
+    assert torch.equal(own, class_boxes(labels, classes, g)[2 * rank:][:2])
 
     for seed, density in ((0, 0.3), (1, 0.02), (2, 0.0)):
         mask = torch.rand(TOTAL, C, H, W, generator=torch.Generator().manual_seed(seed)) < density
         mask[:, 2] &= (torch.arange(TOTAL) == 5)[:, None, None]  # a class that one image has
-        maps = joint_batch(seed)[3]
+        maps = joint_batch_of_all(seed)[3]
         h.set_state(g.get_state())
         index, found = sample_pixels(mask, 50, g)
-        own_index, own_found, own = sample_pixels_of_all(mine(mask, rank), 50, h, PARTS)
+        with joint_batch(*PARTS):
+            own_index, own_found = sample_pixels(mine(mask, rank), 50, h)
+        own = own_index >= 0
         assert torch.equal(own_found, found) and torch.equal(g.get_state(), h.get_state())
         assert torch.equal(sum_over_processes(own.long())[0][found], torch.ones(int(found.sum()), 50, dtype=torch.int64))  # each belongs to one process
         rows, _ = gather_pixels(maps, index), own_index
         mine_rows = torch.where(own[..., None], gather_pixels(mine(maps, rank), own_index), 0.0)
         assert torch.equal(sum_over_processes(mine_rows)[0][found], rows[found])
-    with pytest.raises(ConfigError, match=r"parts: found \[1, 1\], expected numbers that add up to the 4 images"):
-        sample_pixels_of_all(mine(mask, rank), 5, h, (1, 1))
+    with pytest.raises(ConfigError, match=r"joint_batch: found \(1, 1\), expected numbers that add up to the 4 images"), joint_batch(1, 1):
+        sample_pixels(mine(mask, rank), 5, h)
 
     x = torch.randn(TOTAL, 4, 3, 5).contiguous(memory_format=torch.channels_last)
     distributed.broadcast(x, 0)
@@ -201,19 +216,21 @@ def draws(rank, folder):
         joint = nn.Dropout(0.4)(given)
         torch.manual_seed(5)
         network = nn.Sequential(nn.Identity(), nn.Sequential(nn.Dropout(0.4)))
-        share_dropout(network, PARTS)
-        share_dropout(network, PARTS)
-        own = network(mine(given, rank).contiguous(memory_format=layout))
+        share_dropout(network)
+        share_dropout(network)
+        with joint_batch(*PARTS):
+            own = network(mine(given, rank).contiguous(memory_format=layout))
         assert isinstance(network[1][0], JointDropout) and torch.equal(own, mine(joint, rank))
         assert torch.equal(network.eval()(given), given)
 
 
 def contrast(rank, folder):
-    _, _, _, maps = joint_batch()
+    _, _, _, maps = joint_batch_of_all()
     mask = torch.rand(TOTAL, C, H, W, generator=torch.Generator().manual_seed(4)) < 0.1
     mask[:, 3] = False
     centres, has = class_prototypes(maps, mask)
-    own_centres, own_has = class_prototypes(mine(maps, rank), mine(mask, rank), gather=True)
+    with joint_batch(*PARTS):
+        own_centres, own_has = class_prototypes(mine(maps, rank), mine(mask, rank))
     assert torch.equal(own_has, has)
     torch.testing.assert_close(own_centres, centres)
 
@@ -223,18 +240,20 @@ def contrast(rank, folder):
     rows, _ = bank.draw(4 * 5, torch.Generator().manual_seed(7))
     whole, part = maps.clone().requires_grad_(), mine(maps, rank).requires_grad_()
     index, found = sample_pixels(mask, 4, g)
-    own_index, _, own = sample_pixels_of_all(mine(mask, rank), 4, h, PARTS)
     settings = dict(valid=found & has)
-    joint = memory_contrastive_loss(gather_pixels(whole, index), centres, bank.entries, rows.view(C, 4, 5), 0.5, **settings)
-    loss = memory_contrastive_loss(gather_pixels(part, own_index), centres, bank.entries, rows.view(C, 4, 5), 0.5, mine=own, **settings)
+    joint = contrastive_loss(gather_pixels(whole, index), centres, bank.entries, rows=rows.view(C, 4, 5), **settings)
+    with joint_batch(*PARTS):
+        own_index, _ = sample_pixels(mine(mask, rank), 4, h)
+        loss = contrastive_loss(gather_pixels(part, own_index), centres, bank.entries, rows=rows.view(C, 4, 5), mine=own_index >= 0, **settings)
     joint.backward()
     loss.backward()
     torch.testing.assert_close(sum_over_processes(loss.detach())[0] / 2, joint.detach())
     torch.testing.assert_close(part.grad / 2, mine(whole.grad, rank))
 
     table, alone = CutMixTable(6, C, min_pixels=8), CutMixTable(6, C, min_pixels=8)
-    labels, indices = joint_batch()[1], torch.tensor([0, 3, 3, 5, 0, 1, 1, 1])  # images that several processes see
-    table.update(mine(indices, rank), mine(labels, rank), gather=True)
+    labels, indices = joint_batch_of_all()[1], torch.tensor([0, 3, 3, 5, 0, 1, 1, 1])  # images that several processes see
+    with joint_batch(*PARTS):
+        table.update(mine(indices, rank), mine(labels, rank))
     alone.update(indices, labels)
     assert torch.equal(table.present, alone.present) and table.present.any()
     assert gather_over_processes(torch.tensor(rank)).tolist() == [0, 1] == list(range(process_count())) and process_index() == rank
@@ -245,19 +264,20 @@ def test_what_two_processes_find_together_is_what_one_finds(work, together):
     done(together, work)
 
 
-def test_without_a_process_group_gathering_changes_nothing():
-    logits, labels, valid, maps = joint_batch()
+def test_without_a_process_group_a_joint_batch_changes_nothing():
+    logits, labels, valid, maps = joint_batch_of_all()
     assert process_count() == 1 and process_index() == 0
     assert all(a is b for a, b in zip(sum_over_processes(logits, labels), (logits, labels)))
     assert gather_over_processes(labels).shape == (1, *labels.shape)
-    for given in (None, valid):
-        assert torch.equal(masked_percentile(logits[:, 0], given, 40, gather=True), masked_percentile(logits[:, 0], given, 40))
-    guess = pseudo_labels(logits, 20, valid=valid, gather=True)
-    for gather in (False, True):
-        assert supervised_loss(logits, labels, gather=gather) == supervised_loss(logits, labels)
-        assert unsupervised_loss(logits, guess, gather=gather) == unsupervised_loss(logits, guess)
-    found = sample_pixels_of_all(logits > 1, 5, torch.Generator().manual_seed(0), PARTS)
-    assert found[2] is None and all(torch.equal(a, b) for a, b in zip(found, sample_pixels(logits > 1, 5, torch.Generator().manual_seed(0))))
+    pseudo = pseudo_labels(logits, 20, valid=valid)
+    g, h = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    alone = [masked_percentile(logits[:, 0], None, 40), masked_percentile(logits[:, 0], valid, 40), supervised_loss(logits, labels),
+             unsupervised_loss(logits, pseudo), *sample_pixels(logits > 1, 5, g)]
+    with joint_batch(*PARTS):
+        found = sample_pixels(logits > 1, 5, h)
+        together = [masked_percentile(logits[:, 0], None, 40), masked_percentile(logits[:, 0], valid, 40), supervised_loss(logits, labels),
+                    unsupervised_loss(logits, pseudo), *found]
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 # -- the loader -----------------------------------------------------------------------------------------------------------------------------
@@ -331,7 +351,7 @@ def with_joint_batchnorm(network):
 
 
 def new_state(config=CONFIG):
-    "A network with opinions: an untrained one finds all classes alike, and its entropies differ in their last digits only."
+    "A network whose predictions differ: an untrained one finds all classes alike, and its entropies differ in their last digits only."
     torch.manual_seed(1)
     state = TrainingState(config, 19, 6, 6)
     student = state.student
@@ -423,7 +443,8 @@ def gradients(rank, folder):
     state.memory.push(torch.randn(95, 8, generator=torch.Generator().manual_seed(0)), torch.arange(95) % 19)
     state.student.eval()  # frozen statistics: nothing but the terms is shared
     batch = StepLoader(CONFIG, 19, source, target, WithoutLabels(target), rank, 2)[plan]
-    loss, _ = training_step(state, batch, CONFIG, 0.5, torch.Generator().manual_seed(0))
+    with joint_batch(1, 1, 1):
+        loss, _ = training_step(state, batch, CONFIG, 0.5, torch.Generator().manual_seed(0))
     loss.backward()
     names, found = zip(*((n, p.grad) for n, p in state.student.named_parameters() if p.grad is not None))
     found = sum_over_processes(*found)

@@ -112,8 +112,8 @@ def test_cutmix_moves_a_box_and_is_off_without_a_class(pools, monkeypatch):
     forward = state.student.forward
     monkeypatch.setattr(state.student, "forward", lambda x, *a, **k: seen.append(x) or forward(x, *a, **k))
     batch = load(config, pools)
-    guess = state.teacher(torch.cat([batch["image"], batch["unlabelled"]])).logits.argmax(1)[-2:]
-    for wanted in (guess.flatten(1).mode().values, torch.full((2,), -1)):
+    prediction = state.teacher(torch.cat([batch["image"], batch["unlabelled"]])).logits.argmax(1)[-2:]
+    for wanted in (prediction.flatten(1).mode().values, torch.full((2,), -1)):
         training_step(state, {**batch, "partner_class": wanted}, config, 0.5, torch.Generator().manual_seed(0))
     plain = batch["unlabelled"][:2]
     assert not torch.equal(seen[0][2:], plain) and torch.equal(seen[1][2:], plain)

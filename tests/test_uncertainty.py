@@ -11,7 +11,7 @@ from stal_nb.losses import normalised_entropy
 from stal_nb.models import EMATeacher
 from stal_nb.calibration import Calibration, ErrorHistogram, ause, error_auroc, reliability, sparsification
 from stal_nb.uncertainty import (
-    MEASURES, ENSEMBLE_MEASURES, Opinions, bald, box_sum, class_probs, class_std, dropout_passes,
+    MEASURES, ENSEMBLE_MEASURES, Ensemble, bald, box_sum, class_probs, class_std, dropout_passes,
     ensemble_passes, entropy, evaluating, expected_entropy, image_score, least_confidence, margin, mc_dropout,
     mean_std, predictive_entropy, region_impurity, region_uncertainty, ripu, variation_ratio,
 )
@@ -112,7 +112,7 @@ def test_the_maps_refuse_what_is_no_probability(measure):
 
 
 def test_elsewhere_than_on_a_cpu_nobody_waits_for_the_check(monkeypatch):
-    "The assertion of the device gets the verdict as a tensor; nothing reads a number back."
+    "The assertion of the device gets its answer as a tensor; nothing reads a number back."
     asked = []
     monkeypatch.setattr(torch, "_assert_async", lambda fine, message: asked.append((fine, message)))
     monkeypatch.setattr(torch.Tensor, "is_cpu", property(lambda self: False))
@@ -222,6 +222,18 @@ def test_auroc_agrees_with_counting_all_pairs_with_ties():
     assert math.isnan(error_auroc(value, torch.zeros_like(wrong)))
 
 
+@pytest.mark.parametrize("values", [7, 1000])
+def test_auroc_and_calibration_error_are_those_of_torchmetrics(values):
+    from torchmetrics.functional.classification import binary_auroc, binary_calibration_error
+
+    generator = torch.Generator().manual_seed(values)
+    value = (torch.randint(1, values, (5000,), generator=generator) + 0.3) / values  # few or many ties, none on an edge
+    wrong = torch.rand(5000, generator=generator) < 0.2 + 0.5 * value
+    assert error_auroc(value, wrong) == pytest.approx(binary_auroc(value, wrong.int()).item(), abs=1e-6)
+    expected = binary_calibration_error(value, (~wrong).int(), n_bins=15, norm="l1").item()
+    assert reliability(value, wrong).ece == pytest.approx(expected, abs=1e-6)
+
+
 def test_sparsification_agrees_with_removing_one_by_one():
     generator = torch.Generator().manual_seed(4)
     value, wrong = torch.rand(50, generator=generator), torch.rand(50, generator=generator) < 0.4
@@ -249,14 +261,14 @@ def test_no_function_of_a_training_step_looks_at_values():
     assert image_score(entropy(probs), "top", valid=torch.empty(2, 8, 8, dtype=torch.bool, device="meta")).shape == (2,)
 
 
-# -- several opinions ------------------------------------------------------------------------------------------------------------------
+# -- several members ------------------------------------------------------------------------------------------------------------------
 
 
-def some_opinions(count=6, **options):
+def some_members(count=6, **options):
     return torch.stack([some_probs(seed, **options) for seed in range(count)])
 
 
-def plain_opinions(members):
+def plain_ensemble(members):
     "The five measures of one pixel from a list of T lists of C probabilities, in plain Python."
     count, classes = len(members), len(members[0])
     mean = [sum(p[c] for p in members) / count for c in range(classes)]
@@ -270,11 +282,11 @@ def plain_opinions(members):
 
 @pytest.mark.parametrize("classes", [2, 3, 19])
 @pytest.mark.parametrize("sharpness", [1.0, 12.0])
-def test_measures_of_several_opinions_agree_with_the_formulas(classes, sharpness):
-    opinions = some_opinions(classes=classes, height=4, width=5, sharpness=sharpness)
-    found, stds = {name: measure(opinions) for name, measure in ENSEMBLE_MEASURES.items()}, class_std(opinions)
+def test_measures_of_several_members_agree_with_the_formulas(classes, sharpness):
+    members = some_members(classes=classes, height=4, width=5, sharpness=sharpness)
+    found, stds = {name: measure(members) for name, measure in ENSEMBLE_MEASURES.items()}, class_std(members)
     for b, i, j in torch.cartesian_prod(torch.arange(2), torch.arange(4), torch.arange(5)).tolist():
-        expected, spread = plain_opinions(opinions[:, b, :, i, j].double().tolist())
+        expected, spread = plain_ensemble(members[:, b, :, i, j].double().tolist())
         for name in ENSEMBLE_MEASURES:
             assert found[name].shape == (2, 4, 5) and found[name][b, i, j].item() == pytest.approx(expected[name], abs=1e-5), name
         assert stds[b, :, i, j].tolist() == pytest.approx(spread, abs=1e-5)
@@ -289,53 +301,53 @@ def test_a_small_spread_is_not_lost_to_rounding(shift):
     assert found[0, 0].item() == pytest.approx(shift, rel=0.02)
 
 
-def test_a_stream_a_list_and_a_tensor_are_the_same_opinions():
-    opinions = some_opinions()
-    forms = [opinions, list(opinions), Opinions(iter(opinions)), Opinions().add(opinions[0])]
-    for probs in opinions[1:]:
+def test_a_stream_a_list_and_a_tensor_are_the_same_ensemble():
+    members = some_members()
+    forms = [members, list(members), Ensemble(iter(members)), Ensemble().add(members[0])]
+    for probs in members[1:]:
         forms[-1].add(probs)
     for measure in (*ENSEMBLE_MEASURES.values(), class_std):
         results = [measure(form if not isinstance(form, list) else iter(form)) for form in forms]
         assert all(torch.equal(result, results[0]) for result in results[1:])
 
 
-def test_memory_does_not_grow_with_the_number_of_opinions():
-    heard, sizes = Opinions(), []
+def test_memory_does_not_grow_with_the_number_of_members():
+    ensemble, sizes = Ensemble(), []
     for seed in range(40):
-        heard.add(some_probs(seed))
-        sizes.append(sum(t.numel() for t in vars(heard).values() if isinstance(t, torch.Tensor)))
-    assert len(set(sizes)) == 1 and heard.count == 40
+        ensemble.add(some_probs(seed))
+        sizes.append(sum(t.numel() for t in vars(ensemble).values() if isinstance(t, torch.Tensor)))
+    assert len(set(sizes)) == 1 and ensemble.count == 40
 
 
-def test_one_opinion_and_equal_opinions_do_not_disagree():
+def test_one_member_and_equal_members_do_not_disagree():
     probs = some_probs()
-    for opinions in (probs[None], probs.expand(7, -1, -1, -1, -1)):
+    for members in (probs[None], probs.expand(7, -1, -1, -1, -1)):
         for measure in (bald, variation_ratio, mean_std):
-            assert measure(opinions).abs().max() < 1e-6
-        assert torch.allclose(predictive_entropy(opinions), entropy(probs), atol=1e-6)
-        assert torch.allclose(expected_entropy(opinions), entropy(probs), atol=1e-6)
+            assert measure(members).abs().max() < 1e-6
+        assert torch.allclose(predictive_entropy(members), entropy(probs), atol=1e-6)
+        assert torch.allclose(expected_entropy(members), entropy(probs), atol=1e-6)
 
 
 def test_members_that_are_sure_of_different_classes_reach_the_upper_ends():
-    opinions = torch.eye(5).view(5, 1, 5, 1)
-    assert bald(opinions).item() == pytest.approx(1) and mean_std(opinions).item() == pytest.approx(1)
-    assert variation_ratio(opinions).item() == pytest.approx(0.8)
+    members = torch.eye(5).view(5, 1, 5, 1)
+    assert bald(members).item() == pytest.approx(1) and mean_std(members).item() == pytest.approx(1)
+    assert variation_ratio(members).item() == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
-def test_opinions_keep_their_type_and_stay_in_range(dtype):
-    opinions = some_opinions().to(dtype)
+def test_members_keep_their_type_and_stay_in_range(dtype):
+    members = some_members().to(dtype)
     for measure in (*ENSEMBLE_MEASURES.values(), class_std):
-        found = measure(opinions)
+        found = measure(members)
         assert found.dtype == dtype and found.isfinite().all() and (found >= 0).all() and (found <= 1).all()
-        assert (found.double() - measure(opinions.double())).abs().max() < (0.02 if dtype != torch.float64 else 1e-12)
+        assert (found.double() - measure(members.double())).abs().max() < (0.02 if dtype != torch.float64 else 1e-12)
 
 
 @pytest.mark.parametrize("bad, message", [
-    ([], "opinions: found none"), (torch.rand(3, 4), r"opinions: found \(3, 4\)"),
+    ([], "members: found none"), (torch.rand(3, 4), r"members: found \(3, 4\)"),
     (torch.rand(2, 1, 1, 3, 3), r"probs: found \(1, 1, 3, 3\)"), (torch.zeros(2, 1, 3, 4, 4, dtype=torch.int64), "torch.int64"),
-    ([torch.full((1, 4, 4, 4), 0.25), torch.full((1, 4, 4, 5), 0.25)], "like the 1 opinions before")])
-def test_what_is_no_set_of_opinions_is_refused(bad, message):
+    ([torch.full((1, 4, 4, 4), 0.25), torch.full((1, 4, 4, 5), 0.25)], "like the 1 members before")])
+def test_what_is_no_ensemble_is_refused(bad, message):
     for measure in (*ENSEMBLE_MEASURES.values(), class_std):
         with pytest.raises(ConfigError, match=message):
             measure(bad)
@@ -467,7 +479,7 @@ def test_an_ensemble_is_its_members_one_after_the_other():
     for member, probs in zip(members, found):
         with torch.no_grad(), evaluating(member):
             assert torch.equal(probs, member(IMAGES).softmax(1)) and not probs.requires_grad
-    assert torch.allclose(Opinions(found).probs, torch.stack(found).mean(0), atol=1e-6)
+    assert torch.allclose(Ensemble(found).probs, torch.stack(found).mean(0), atol=1e-6)
 
 
 # -- error detection and calibration ---------------------------------------------------------------------------------------------------

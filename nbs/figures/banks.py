@@ -172,6 +172,14 @@ def draw_lanes(
     axis.spines[["top", "right", "bottom", "left"]].set_visible(False)
 
 
+def add_class_legend(figure: plt.Figure, label_space: LabelSpace) -> None:
+    "The colour of each class, below the picture."
+    handles = [plt.Line2D([], [], linestyle="", marker="s", markersize=7, color=np.array(colour) / 255, label=name)
+               for name, colour in zip(label_space.classes, label_space.palette, strict=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=10, frameon=False, fontsize=7.5,
+                  handletextpad=0.2, columnspacing=1.2)
+
+
 def banks_figure(
     trace: Trace,
     label_space: LabelSpace,
@@ -179,8 +187,9 @@ def banks_figure(
     "Both banks at a glance: the lanes, and the confidence of each class over a training."
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.4), dpi=80, width_ratios=(1.5, 1), layout="constrained")
     draw_lanes(axes[0], trace.filled, len(trace.pushed), label_space)
-    axes[0].set_title("memory bank: what is in the lane of each class", fontsize=10)
+    axes[0].set_title("memory bank: true class of each entry, a lane a class", fontsize=10)
     draw_confidence(axes[1], trace, label_space)
+    add_class_legend(figure, label_space)
     return figure
 
 

@@ -19,7 +19,7 @@ from stal_nb.labels import IGNORE, Sample
 from stal_nb.uncertainty import (
     ENSEMBLE_MEASURES,
     MEASURES,
-    Opinions,
+    Ensemble,
     class_probs,
     dropout_passes,
     ensemble_passes,
@@ -163,7 +163,7 @@ def judge_measures(
                    "ensemble": ensemble_passes(ensemble, images, predict) if ensemble else None}
         for kind, stream in several.items():
             if stream is not None:
-                members = Opinions(stream)
+                members = Ensemble(stream)
                 for name in ("predictive_entropy", "bald", "variation_ratio", "mean_std"):
                     maps[f"{kind}_{name}"] = ENSEMBLE_MEASURES[name](members)
                     labels[f"{kind}_{name}"] = f"{kind}: {'BALD' if name == 'bald' else name.replace('_', ' ')}"

@@ -53,8 +53,8 @@ class TracingMemoryBank(ClassMemoryBank):
         self.teacher_embeddings: list[Tensor] = []  # embeddings (V,D,h,w) of the teacher in this step
         self.origins = torch.zeros(0, len(ORIGIN))  # (V h w, 6): origin of each of their pixels
 
-    def push(self, embeddings: Tensor, classes: Tensor, valid: Tensor | None = None, gather: bool = False) -> None:
-        super().push(embeddings, classes, valid, gather)
+    def push(self, embeddings: Tensor, classes: Tensor, valid: Tensor | None = None) -> None:
+        super().push(embeddings, classes, valid)
         # (V h w, D)
         known = F.normalize(torch.cat(self.teacher_embeddings).movedim(1, -1).flatten(0, 2).float(), dim=1)
         cosine, number = (F.normalize(embeddings.float(), dim=1) @ known.T).max(1)
@@ -63,7 +63,7 @@ class TracingMemoryBank(ClassMemoryBank):
                 f"embeddings: found a row with cosine {cosine.min():.4f} to all that the teacher returned, "
                 "expected one of its pixels"
             )
-        self.origin.push(self.origins[number], classes, valid, gather)
+        self.origin.push(self.origins[number], classes, valid)
 
 
 class TracingTrainer(Trainer):

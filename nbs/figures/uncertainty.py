@@ -19,7 +19,7 @@ from stal_nb.scenes import SceneDataset
 from stal_nb.uncertainty import (
     ENSEMBLE_MEASURES,
     MEASURES,
-    Opinions,
+    Ensemble,
     class_probs,
     dropout_passes,
     entropy,
@@ -270,15 +270,21 @@ def extremes_figure(scenes: PredictedScenes) -> plt.Figure:
 
 def region_figure(scenes: PredictedScenes, i: int, radii: Sequence[int]) -> plt.Figure:
     """Impurity, uncertainty and their product for several radii, each picture on its own scale: impurity cannot reach 1
-    in a small window."""
+    in a small window. The last column shows where the product differs from impurity alone, both divided by their
+    maximum."""
     measures = {"impurity P": region_impurity, "uncertainty U": region_uncertainty, "P · U": ripu}
-    figure, axes = plt.subplots(len(radii), 4, figsize=(10.6, 1.6 * len(radii)), dpi=70, layout="constrained")
-    for row, radius in zip(np.atleast_2d(axes), radii):
-        bare(row[0], CITYSCAPES.colorize(scenes.probs[i].argmax(0)),
-             f"prediction; windows of {2 * radius + 1} × {2 * radius + 1}")
-        for axis, (name, function) in zip(row[1:], measures.items()):
+    figure, axes = plt.subplots(len(radii), 5, figsize=(13.2, 1.6 * len(radii)), dpi=70, layout="constrained")
+    for row, radius in zip(np.atleast_2d(axes), radii, strict=True):
+        side = 2 * radius + 1
+        bare(row[0], CITYSCAPES.colorize(scenes.probs[i].argmax(0)), f"prediction; windows of {side} × {side}")
+        relative = {}
+        for axis, (name, function) in zip(row[1:4], measures.items(), strict=True):
             value = function(scenes.probs[i:i + 1], radius)[0]
-            bare(axis, value, f"{name}, up to {value.max():.2f}", cmap="magma", vmin=0, vmax=value.max().item() or 1)
+            top = value.max().item() or 1
+            bare(axis, value, f"{name}, up to {value.max():.2f}", cmap="magma", vmin=0, vmax=top)
+            relative[name] = value / top
+        bare(row[4], relative["P · U"] - relative["impurity P"], "P · U − P, each ÷ its maximum", cmap="PuOr", vmin=-0.5,
+             vmax=0.5)
     return figure
 
 
@@ -286,7 +292,7 @@ def region_figure(scenes: PredictedScenes, i: int, radii: Sequence[int]) -> plt.
 
 
 def ensemble_figure(
-    ensembles: dict[str, Opinions],  # title of a row -> predictions of this one image
+    ensembles: dict[str, Ensemble],  # title of a row -> predictions of this one image
 ) -> plt.Figure:
     """Predictive entropy as the sum of expected entropy and BALD, the votes and the spread; BALD and the spread
     stretched to their own largest value."""
@@ -309,9 +315,9 @@ def passes_figure(
     most: int = 64,  # T that stands for "very many"
 ) -> plt.Figure:
     "How soon the maps of T passes agree with those of very many: rank correlation of the pixels, for other masks."
-    reference = Opinions(dropout_passes(network, images, most, torch.Generator().manual_seed(1)))
+    reference = Ensemble(dropout_passes(network, images, most, torch.Generator().manual_seed(1)))
     names = ("predictive_entropy", "bald", "variation_ratio", "mean_std")
-    lines, members = {name: [] for name in names}, Opinions()
+    lines, members = {name: [] for name in names}, Ensemble()
     for number, probs in enumerate(dropout_passes(network, images, max(counts)), 1):
         members.add(probs)
         if number in counts:

@@ -33,7 +33,7 @@ from ..models import predict_logits
 from ..run import Run
 from ..runtime.errors import ConfigError, StalError
 from stal_nb.uncertainty import (
-    Opinions,
+    Ensemble,
     bald,
     class_probs,
     class_std,
@@ -59,7 +59,7 @@ KINDS = ("single", "dropout", "ensemble")  # how predictions are inferred
 class ExploredMeasure(NamedTuple):
     "A measure as the explorer offers it."
     label: str
-    function: Callable[[Opinions, int, int], Tensor]  # (predictions, radius, class) -> (1, H, W) in [0, 1]
+    function: Callable[[Ensemble, int, int], Tensor]  # (predictions, radius, class) -> (1, H, W) in [0, 1]
     text: str  # what it asks
     several: bool = False  # needs more than one prediction
     parameter: str = ""  # "radius", "class" or none
@@ -159,7 +159,7 @@ class LastComputed:
 
     @staticmethod
     def _size(value: Any) -> int:
-        return 3 * value.mean.numel() if isinstance(value, Opinions) else 500_000
+        return 3 * value.mean.numel() if isinstance(value, Ensemble) else 500_000
 
 # %% ../../nbs/app/uncertainty_explorer.ipynb #50522385
 class UncertaintyExplorer(anywidget.AnyWidget):
@@ -286,15 +286,15 @@ class UncertaintyExplorer(anywidget.AnyWidget):
                "ensemble": tuple(self._ensemble)}
         return "predictions", self.image, self.inference, *who[self.inference]
 
-    def predictions(self) -> Opinions:
+    def predictions(self) -> Ensemble:
         "The predictions of the image, as chosen: of one pass, of dropout passes, or of an ensemble."
-        def compute() -> Opinions:
+        def compute() -> Ensemble:
             images = self._sample().image[None].to(self._device)
             if self.inference == "dropout":
-                return Opinions(dropout_passes(self._model(self.network), images, self.passes, rate=self.rate,
+                return Ensemble(dropout_passes(self._model(self.network), images, self.passes, rate=self.rate,
                                                predict=self._predict))
             names = [self.network] if self.inference == "single" else self._ensemble
-            return Opinions(ensemble_passes((self._model(name) for name in names), images, self._predict))
+            return Ensemble(ensemble_passes((self._model(name) for name in names), images, self._predict))
 
         return self._known.get(self._inference_key(), compute)
 

@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['check_shape', 'check_range', 'check_maps', 'class_axis', 'check_probs', 'what_is_wrong', 'kth_smallest',
-           'masked_percentile', 'among_top', 'is_class', 'sample_pixels', 'gather_pixels', 'sample_pixels_of_all',
-           'draw_weighted', 'first_images', 'own_precision', 'pieces']
+           'masked_percentile', 'among_top', 'is_class', 'sample_pixels', 'gather_pixels', 'draw_weighted',
+           'first_images', 'own_precision', 'pieces']
 
 # %% ../../nbs/runtime/ops.ipynb #e5b735f6
 import math
+from collections.abc import Callable
 from functools import wraps
-from typing import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from .distributed import gather_over_processes, kth_of_all, process_count, process_index, widened
+from .distributed import batch_kinds, batch_processes, gather_over_processes, kth_of_all, process_index, widened
 from .errors import ConfigError
 
 # %% ../../nbs/runtime/ops.ipynb #2be0b822
@@ -82,10 +82,13 @@ def what_is_wrong(p: Tensor, sums: Tensor) -> str:
 
 # %% ../../nbs/runtime/ops.ipynb #16caba20
 def kth_smallest(
-    flat: Tensor,  # (n,)
-    k: int,  # 0 = the smallest
+    values: Tensor,  # any shape, at least one number
+    k: int,  # 0 = the smallest; beyond the last: the largest
 ) -> Tensor:  # 0-d
-    "The k-th smallest value, by the quicker exact way: selection on the CPU; on a GPU sorting, whose kernel uses the whole device."
+    "The k-th smallest value of a batch, by the quicker exact way: selection on the CPU; on a GPU sorting, whose kernel uses the whole device."
+    if batch_processes() > 1:
+        return kth_of_all(values, None, lambda total: (total - 1).clamp(max=k))
+    flat, k = values.flatten(), min(k, values.numel() - 1)
     return flat.kthvalue(k + 1).values if flat.device.type == "cpu" else flat.sort().values[k]
 
 # %% ../../nbs/runtime/ops.ipynb #51919de9
@@ -95,7 +98,6 @@ def masked_percentile(
     valid: Tensor | None,  # bool, same shape: which values count; None = all
     percent: float,  # in [0, 100]
     upper: bool = False,  # between two values, take the larger one
-    gather: bool = False,  # over the values of all processes
 ) -> Tensor:  # 0-d, a value of `values`; +inf if nothing is valid
     """Percentile of the valid values without waiting for the device to count them.
 
@@ -107,10 +109,10 @@ def masked_percentile(
         raise ConfigError(f"valid: found shape {tuple(valid.shape)}, expected that of the values, {tuple(values.shape)}")
     flat, size, parts = values.flatten(), values.numel(), round(percent * 1_000_000)
 
-    def rank(last):  # position of the percentile among 0 … last, in exact integer arithmetic
+    def rank(last):  # position of the percentile among 0 to last, in exact integer arithmetic
         return -(-last * parts // 100_000_000) if upper else last * parts // 100_000_000
 
-    if gather and process_count() > 1:
+    if batch_processes() > 1:
         return kth_of_all(values, valid, lambda total: rank((total - 1).clamp(min=0)))
     if size == 0:
         return values.new_full((), math.inf)
@@ -138,6 +140,22 @@ def is_class(labels: Tensor, num_classes: int) -> Tensor:
     "(B,H,W) ids → (B,C,H,W) bool; 255 is no class."
     return labels[:, None] == torch.arange(num_classes, device=labels.device)[:, None, None]
 
+# %% ../../nbs/runtime/ops.ipynb #b8862ac4
+def _counts_of_all(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pixels of each class in a joint batch, int32: (B,C) how many come before each image of this process, (B,C) how many
+    it has itself, and (C,) how many there are in all."""
+    processes, rank, kinds = batch_processes(), process_index(), batch_kinds()
+    if sum(kinds) != len(mask):
+        raise ConfigError(f"joint_batch: found {kinds}, "
+                          f"expected numbers that add up to the {len(mask)} images of the mask")
+    own = mask.sum((2, 3), dtype=torch.int32)
+    everyone = gather_over_processes(own).split(kinds, dim=1)  # for each kind (P,n,C)
+    counts = torch.cat([kind.flatten(0, 1) for kind in everyone])  # (P·B,C), in the order of the joint batch
+    before = counts.cumsum(0, dtype=torch.int32) - counts
+    blocks = zip(before.split([processes * n for n in kinds]), kinds, strict=True)
+    first = torch.cat([block[rank * n:][:n] for block, n in blocks])
+    return first, own, counts.sum(0, dtype=torch.int32)
+
 # %% ../../nbs/runtime/ops.ipynb #04db9426
 @torch.no_grad()
 def sample_pixels(
@@ -145,26 +163,38 @@ def sample_pixels(
     per_class: int,  # how many to draw for every class
     generator: torch.Generator | None = None,  # on the mask's device
 ) -> tuple[Tensor, Tensor]:  # (C, per_class) int64 positions in the flattened (B·h·w); (C,) bool: is there any?
-    """Draw pixels of every class evenly, with replacement: always the same number, so nothing depends on what the mask holds.
+    """Draw pixels of every class evenly, with replacement: always the same number, whatever the mask holds.
 
-    A class without pixels gets positions too; leave them out with the second result. Raises `ConfigError` for unfitting shapes.
+    A class without pixels gets positions too; leave them out with the second result. In a `joint_batch` of several
+    processes, whose generators are in the same state, these are the pixels that one process with all images would
+    draw; −1 stands for a pixel that another process has. Raises `ConfigError` for unfitting shapes, or if the kinds of
+    `joint_batch` do not add up to B.
     """
     check_shape("mask", mask, B=None, C=None, h=None, w=None)
     check_range("per_class", per_class, 0)
     flat = mask.movedim(1, 0).flatten(1)  # (C, B·h·w)
     running = flat.cumsum(1, dtype=torch.int32)  # the k-th True of a row stands where the running count first reaches k
-    count = running[:, -1:]
-    draw = (torch.rand(len(flat), per_class, generator=generator, device=mask.device) * count).int()
-    index = torch.searchsorted(running, torch.minimum(draw, count - 1).clamp(min=0) + 1)
-    return index.clamp(max=flat.shape[1] - 1), count[:, 0] > 0
+    alone = batch_processes() == 1
+    first, own, total = (None, None, running[:, -1]) if alone else _counts_of_all(mask)
+    draw = (torch.rand(len(flat), per_class, generator=generator, device=mask.device) * total[:, None]).int()
+    wanted = torch.minimum(draw, total[:, None] - 1).clamp(min=0)  # (C, per_class): number among the pixels of the class
+    if alone:
+        index = torch.searchsorted(running, wanted + 1)
+        return index.clamp(max=flat.shape[1] - 1), total > 0
+    inside = (wanted >= first[:, :, None]) & (wanted < (first + own)[:, :, None])  # (B,C,per_class): in which image
+    shift = own.cumsum(0, dtype=torch.int32) - own - first  # from the number in the joint batch to that in this process
+    wanted = ((wanted + shift[:, :, None]) * inside).sum(0, dtype=torch.int32)
+    index = torch.searchsorted(running, wanted + 1).clamp(max=flat.shape[1] - 1)
+    return torch.where(inside.any(0), index, -1), total > 0
 
 # %% ../../nbs/runtime/ops.ipynb #0aa14363
 def gather_pixels(
     embeddings: Tensor,  # (B,D,h,w)
-    index: Tensor,  # (...) int64 positions in the flattened (B·h·w)
+    index: Tensor,  # (...) int64 positions in the flattened (B·h·w); what −1 gives stands for nothing
 ) -> Tensor:  # (..., D), with gradient
     "The embeddings of single pixels, without turning the whole map around first. Raises `ConfigError` for another number of axes."
     check_shape("embeddings", embeddings, B=None, D=None, h=None, w=None)
+    index = index.clamp(min=0)
     _, D, height, width = embeddings.shape
     if embeddings.is_contiguous():
         image, position = index // (height * width), index % (height * width)
@@ -172,47 +202,15 @@ def gather_pixels(
     pixels = embeddings.movedim(1, -1).reshape(-1, D)  # channels_last: a view, a pixel's D numbers stand together
     return pixels.index_select(0, index.flatten()).view(*index.shape, D)
 
-# %% ../../nbs/runtime/ops.ipynb #b8862ac4
-@torch.no_grad()
-def sample_pixels_of_all(
-    mask: Tensor,  # (B,C,h,w) bool: pixels to choose from in the images of this process, class by class
-    per_class: int,  # how many to draw for every class, in all processes together
-    generator: torch.Generator | None = None,  # on the mask's device, in the same state in all processes
-    parts: Sequence[int] | None = None,  # the B images are so many of each kind; the joint batch has everybody's of the first kind first. None: one kind
-) -> tuple[Tensor, Tensor, Tensor | None]:  # (C, per_class) int64 positions in this process's (B·h·w); (C,) bool: has any process one?; (C, per_class) bool: which are its own
-    """`sample_pixels` of the joint batch: the same pixels that one process with all images would draw, each found by the process that has it.
-
-    The third result is None for one process: all are its own. Positions of the others' pixels stand for nothing.
-    Raises `ConfigError` for unfitting shapes, or if `parts` does not add up to B."""
-    if process_count() == 1:
-        return (*sample_pixels(mask, per_class, generator), None)
-    check_shape("mask", mask, B=None, C=None, h=None, w=None)
-    parts = [len(mask)] if parts is None else [n for n in parts if n]
-    if sum(parts) != len(mask):
-        raise ConfigError(f"parts: found {parts}, expected numbers that add up to the {len(mask)} images of the mask")
-    own = mask.sum((2, 3))  # (B,C)
-    everyone = gather_over_processes(own).split(parts, dim=1)  # for each kind (P,n,C)
-    counts = torch.cat([kind.flatten(0, 1) for kind in everyone])  # (P·B,C), in the order of the joint batch
-    before, total = counts.cumsum(0) - counts, counts.sum(0)
-    kinds = before.split([process_count() * n for n in parts])
-    first = torch.cat([kind[process_index() * n:][:n] for kind, n in zip(kinds, parts)])  # (B,C): where each image's pixels begin in the joint count
-    draw = (torch.rand(mask.shape[1], per_class, generator=generator, device=mask.device) * total[:, None].int()).int()
-    draw = torch.minimum(draw, total[:, None] - 1).clamp(min=0)  # (C,n)
-    inside = (draw >= first[:, :, None]) & (draw < (first + own)[:, :, None])  # (B,C,n)
-    shift = own.cumsum(0) - own - first  # from the joint count to that of this process
-    target = ((draw + shift[:, :, None]) * inside).sum(0)
-    flat = mask.movedim(1, 0).flatten(1)  # (C, B·h·w)
-    index = torch.searchsorted(flat.cumsum(1), target + 1)
-    return index.clamp(max=flat.shape[1] - 1), total > 0, inside.any(0)
-
 # %% ../../nbs/runtime/ops.ipynb #b33e2889
 def draw_weighted(
     weights: Tensor,  # (..., n) floating point, 0 or more; need not sum to 1
     generator: torch.Generator | None = None,  # on the device of `weights`
-    gather: bool = False,  # as rows of the draw that one process with the images of all would make; the generators are in the same state
 ) -> Tensor:  # (...) int64 in [0, n); never an entry of weight 0, unless all are 0, then 0
-    "Draw one index from the last axis with probability proportional to `weights`, by an exponential race. Does not wait for the device."
-    rows, processes = weights.shape[:1], process_count() if gather else 1
+    """Draw one index from the last axis with probability proportional to `weights`, by an exponential race. Does not wait for the device.
+
+    In a `joint_batch`: the rows of this process, of the draw that one process with the images of all would make."""
+    rows, processes = weights.shape[:1], batch_processes()
     waits = torch.empty(*(processes * n for n in rows), *weights.shape[1:], device=weights.device).exponential_(generator=generator)
     if processes > 1:
         waits = waits[process_index() * len(weights):][:len(weights)]
