@@ -58,7 +58,7 @@ def boundary_map(
     edge[..., :-1] |= right
     return edge
 
-
+# %% ../nbs/11_annotation.ipynb #d217910f
 def boundary_length(
     labels: Tensor | np.ndarray,  # (H, W) ids; 255 counts as a label of its own
 ) -> float:  # pixels

@@ -59,7 +59,7 @@ class _CrossEntropy(torch.autograd.Function):
             torch.sub(scores[part], log_sum[part], out=slope[part]).exp_().mul_(grad[part])
         return slope.scatter_add_(ctx.axis, index, -grad), None, None
 
-
+# %% ../nbs/06_losses.ipynb #e7a5a3f8
 def pixel_cross_entropy(
     logits: Tensor,  # (B,C,H,W), as planes or `channels_last`
     labels: Tensor,  # (B,H,W) int64, 255 = ignore

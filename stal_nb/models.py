@@ -418,7 +418,7 @@ def predict_probs(
             total = probs if total is None else total.add_(probs)
     return total.div_(len(scales) * (1 + flip))
 
-
+# %% ../nbs/04_models.ipynb #bd8a147c
 def check_views(scales: Sequence[float], window: Sequence[int] | None, overlap: float) -> None:
     "Raise `ConfigError` for the first value that cannot work."
     if not len(scales) or not all(s > 0 for s in scales):

@@ -228,7 +228,7 @@ def light(c: Canvas, rng: np.random.Generator, sun: bool, dusk: bool) -> None:
         c.image *= np.asarray(rng.uniform((0.45, 0.44, 0.50), (0.75, 0.68, 0.72)), np.float32)
         c.image[~ground] *= np.asarray(rng.uniform((0.9, 0.7, 0.7), (1.6, 1.1, 1.0)), np.float32)
 
-
+# %% ../nbs/01_scenes.ipynb #d8bbbc89
 def weather(c: Canvas, rng: np.random.Generator, fog: bool, rain: bool) -> None:
     "Fog hides by depth: exp(-depth / visibility). Rain greys, mirrors the horizon in the road, and streaks."
     if fog:

@@ -283,8 +283,8 @@ def region_figure(scenes: PredictedScenes, i: int, radii: Sequence[int]) -> plt.
             top = value.max().item() or 1
             bare(axis, value, f"{name}, up to {value.max():.2f}", cmap="magma", vmin=0, vmax=top)
             relative[name] = value / top
-        bare(row[4], relative["P · U"] - relative["impurity P"], "P · U − P, each ÷ its maximum", cmap="PuOr", vmin=-0.5,
-             vmax=0.5)
+        difference = relative["P · U"] - relative["impurity P"]
+        bare(row[4], difference, "P · U − P, each ÷ its maximum", cmap="PuOr", vmin=-0.5, vmax=0.5)
     return figure
 
 
