@@ -283,7 +283,7 @@ def test_pictures_are_shown_and_each_is_the_one_it_says(pool, explorer, new_page
 
 CELLS = ["""
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {nbs!r}]
 from test_selection_explorer import a_pool
 from stal_nb.app.selection_explorer import SelectionExplorer
 pool = a_pool()
