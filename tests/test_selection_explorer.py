@@ -301,7 +301,7 @@ print("facts", "written")
 def lab(tmp_path, jupyterlab):
     "JupyterLab with the explorer's cells: folder and address."
     tests = os.path.dirname(os.path.abspath(__file__))
-    with jupyterlab(tmp_path / "desk", [source.format(tests=tests) for source in CELLS]) as address:
+    with jupyterlab(tmp_path / "desk", [source.format(tests=tests, nbs=nbs) for source in CELLS]) as address:
         yield tmp_path / "desk", address
 
 
