@@ -301,6 +301,7 @@ print("facts", "written")
 def lab(tmp_path, jupyterlab):
     "JupyterLab with the explorer's cells: folder and address."
     tests = os.path.dirname(os.path.abspath(__file__))
+    nbs = os.path.join(os.path.dirname(tests), "nbs")
     with jupyterlab(tmp_path / "desk", [source.format(tests=tests, nbs=nbs) for source in CELLS]) as address:
         yield tmp_path / "desk", address
 
