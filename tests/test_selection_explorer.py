@@ -283,7 +283,7 @@ def test_pictures_are_shown_and_each_is_the_one_it_says(pool, explorer, new_page
 
 CELLS = ["""
 import sys
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {nbs!r}]
 from test_selection_explorer import a_pool
 from stal_nb.app.selection_explorer import SelectionExplorer
 pool = a_pool()
@@ -301,7 +301,8 @@ print("facts", "written")
 def lab(tmp_path, jupyterlab):
     "JupyterLab with the explorer's cells: folder and address."
     tests = os.path.dirname(os.path.abspath(__file__))
-    with jupyterlab(tmp_path / "desk", [source.format(tests=tests) for source in CELLS]) as address:
+    nbs = os.path.join(os.path.dirname(tests), "nbs")
+    with jupyterlab(tmp_path / "desk", [source.format(tests=tests, nbs=nbs) for source in CELLS]) as address:
         yield tmp_path / "desk", address
 
 

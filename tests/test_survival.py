@@ -291,7 +291,7 @@ def test_a_log_that_was_lost_is_missed_but_stops_nothing(crashed):
 KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
-sys.path.insert(0, str(Path(sys.argv[1]) / "tests"))
+sys.path[:0] = [str(Path(sys.argv[1]) / folder) for folder in ("tests", "nbs")]
 import torch
 torch.set_num_threads(1)
 from test_survival import new_trainer

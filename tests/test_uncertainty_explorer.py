@@ -280,7 +280,7 @@ def test_in_jupyterlab_every_control_changes_the_picture_at_once(chromium, lab, 
     try:
         open_explorer(page, lab)
         steps = [("Measure", "margin", {"map", "errors", "picture"}), ("Measure", "ripu", {"map"}), ("Radius", 12, {"map"}),
-                 ("Network", "late", {"predicted", "map"}), ("Opinions", "dropout", {"predicted", "map"}),
+                 ("Network", "late", {"predicted", "map"}), ("Inference", "dropout", {"predicted", "map"}),
                  ("Measure", "bald", {"map"}),
                  ("Passes", 9, {"map"}), ("Drop", 0.6, {"map"}), ("Colours", "0-1", {"map"}), ("Measure", "class_std", {"map"}),
                  ("Class", 10, {"map"}), ("Inference", "ensemble", {"predicted", "map"}),
