@@ -154,7 +154,7 @@ def predict_folder(
     stage: str | None = None,  # "source" or "round N"; None = the last one that is finished
 ) -> int:  # how many images
     "What the trained network says of any images: one label file each, of the image's own size. Raises `DataError` for images that cannot be read."
-    done = [name for name in ("source", *(f"round {n}" for n in range(len(run.config.budgets)))) if (run._folder(name) / "metrics.json").exists()]
+    done = run.layout.trained
     if stage not in (done if stage else [*done, None]) or not done:
         raise ConfigError(f"stage: found {stage!r}, expected one of the finished stages: {', '.join(done) or 'none yet'}")
     dataset, model, out = ImageFolder(images), run.model_after(stage or done[-1]), Path(out)

@@ -4,22 +4,30 @@
 
 # %% auto #0
 __all__ = ['TRIAL_SECONDS', 'count_parameters', 'fixed_bytes', 'Trial', 'trial_size', 'try_step', 'try_prediction', 'step_share',
-           'memory_plan', 'disk_plan', 'words', 'duration']
+           'memory_plan', 'disk_plan', 'words', 'duration', 'step_seconds', 'stage_plans', 'plan_notes', 'plan_run']
 
 # %% ../nbs/runtime/planning.ipynb #c577616e
 import math
+import shutil
 import time
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from .config import TrainingConfig
+from .budget import Budget
+from .config import Config, TrainingConfig
+from .data import load_image
+from .datasets import AcquiredLabels, RunData
 from .runtime.devices import flush_denormals
 from .runtime.errors import ConfigError
+from .sampling import StepLoader, StepPlan, WithoutLabels
+from .scoring import enough_memory
 from .step import TrainingState, build_model, training_step
+from .store import LabelStore
 
 # %% ../nbs/runtime/planning.ipynb #1fdc4ff9
 @lru_cache(maxsize=16)  # a plan asks three times
@@ -232,3 +240,92 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+# %% ../nbs/runtime/planning.ipynb #f5fecadc
+def step_seconds(
+    config: Config,
+    data: RunData,
+    store: LabelStore,
+    trial: Trial,  # of `try_step`
+    processes: int = 1,  # devices that share the work
+) -> dict[str, Any]:  # "network", "loading" and "all" in seconds; "workers"; which is "slower"
+    "Time of a step of training, from a trial of the network and one of the loading."
+    network = trial.scaled(config.crop_size, step_share(config, processes)).seconds * config.accumulate
+    started = time.perf_counter()
+    loader = StepLoader(config, data.label_space.num_classes, data.source, AcquiredLabels(data.target, store), WithoutLabels(data.target))
+    labelled = config.source_batch + config.target_batch
+    loader[StepPlan(0, (config.seed,), [0] * config.source_batch, [0] * config.target_batch, [None] * labelled,
+                    [0] * config.unlabelled_batch, [0] * config.unlabelled_batch, [-1] * config.unlabelled_batch)]
+    loading = (time.perf_counter() - started) * config.accumulate / max(1, config.workers) / processes
+    return {"network": network, "loading": loading, "all": max(network, loading) if config.workers else network + loading,
+            "workers": config.workers, "slower": "network" if network >= loading else "loading"}
+
+# %% ../nbs/runtime/planning.ipynb #2e1ada7e
+def stage_plans(
+    budget: Budget,
+    step: float,  # seconds of a step
+    look: float,  # seconds of predicting one whole image
+) -> list[dict[str, Any]]:  # "stage", "labelled" images, "steps", "epochs", "seconds"
+    "Length of the source model and of each round."
+    config, data, stages = budget.config, budget.data, []
+    pool, looks = len(data.target), 2 if config.eval_student else 1
+    val = 0 if data.val is None else min(len(data.val), config.val_limit or len(data.val)) * looks
+    source_images = config.source_batch + config.target_batch
+    stages.append({"stage": "source only", "labelled": 0, "steps": config.source_steps,
+                   "epochs": config.source_steps * config.accumulate * source_images / max(1, len(data.source)),
+                   "seconds": config.source_steps * step + val * look})
+    for number in range(len(config.budgets)):
+        labelled, steps = budget.planned_images(number), budget.steps_of(number)
+        scored = pool - (budget.totals[number - 1] if number and config.budget_unit == "images" else 0)
+        stages.append({"stage": "warm-up" if number == 0 else f"round {number}", "labelled": labelled, "steps": steps,
+                       "epochs": steps * config.accumulate * config.unlabelled_batch / max(1, pool - labelled),
+                       "seconds": steps * step + (scored + val) * look})
+    return stages
+
+# %% ../nbs/runtime/planning.ipynb #c56d4889
+def plan_notes(
+    config: Config,
+    device: torch.device,
+    step: dict[str, Any],  # of `step_seconds`
+    memory: dict[str, int],  # of `memory_plan`
+    disk: dict[str, int],  # of `disk_plan`, and "free"
+) -> list[str]:
+    "Warnings of a plan: a disk or a device that is too small, a network that waits for its data."
+    notes = []
+    if disk["free"] < disk["all"]:
+        notes.append(f"the disk has {disk['free'] / 1e9:.1f} GB free, and checkpoints need {disk['all'] / 1e9:.1f} GB")
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        if memory["all"] > 0.85 * total:
+            notes.append(f"the device has {total / 1e9:.1f} GB: reduce crop_size, raise accumulate, or use more devices")
+    if step["loading"] > 1.1 * step["network"]:
+        notes.append(f"the network waits for data: more than {config.workers} workers would help")
+    return notes
+
+# %% ../nbs/runtime/planning.ipynb #e2e9fc1a
+def plan_run(
+    budget: Budget,  # has configuration and data
+    store: LabelStore,
+    device: torch.device,
+    folder: Path,  # of the run, whether it is there or not: how much disk is free
+    processes: int = 1,  # devices that share the work
+) -> dict[str, Any]:  # see `words`
+    """What a run will take, from a trial of a few seconds. Nothing is trained, fetched or written.
+
+    Raises `ConfigError` if not even two images fit into the memory of the device."""
+    config, data, num_classes = budget.config, budget.data, budget.data.label_space.num_classes
+    trial = try_step(config, num_classes, device)
+    step = step_seconds(config, data, store, trial, processes)
+    size = tuple(config.eval_size or load_image(data.target, 0).shape[1:])
+    with enough_memory("prediction", device, 1, size, data.target):
+        look = try_prediction(config, num_classes, size, device) / processes
+    stages = stage_plans(budget, step.pop("all"), look)
+    place = next(folder for folder in (folder, *folder.absolute().parents) if folder.exists())
+    disk = disk_plan(config, num_classes, len(stages), config.keep_checkpoints) | {"free": shutil.disk_usage(place).free}
+    memory = memory_plan(config, num_classes, trial, processes)
+    images = {"source": len(data.source), "target": len(data.target), "groups": len(set(data.target.groups)),
+              "validation": 0 if data.val is None else len(data.val)}
+    return {
+        "name": config.name, "device": str(device), "processes": processes, "mixed_precision": config.mixed_precision, "images": images,
+        "network": count_parameters(config, num_classes), "stages": stages, "seconds": sum(stage["seconds"] for stage in stages),
+        "step": step, "memory": memory, "disk": disk, "notes": plan_notes(config, device, step, memory, disk)}

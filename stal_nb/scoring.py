@@ -84,7 +84,7 @@ class Scoring:
     radius: int = 16  # of the regions; 0 = pixels
     suppress: int = 32  # no two centres within so many pixels
     per_image: int = 1  # candidates of one image
-    asked: Mapping[str, list[Region]] = field(default_factory=dict)  # what was asked for before
+    queried: Mapping[str, list[Region]] = field(default_factory=dict)  # before: image -> its regions
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -103,10 +103,10 @@ class Scoring:
 
 # %% ../nbs/runtime/scoring.ipynb #cdc0bb6f
 def _candidates(probs: Tensor, id: str, scoring: Scoring) -> list[tuple[int, int, float]]:
-    "Row, column and score of the best regions of one image, away from what was asked for before."
+    "Row, column and score of the best regions of one image, away from what was queried before."
     score = scoring.pixel_map(probs, scoring.window, scoring.generator(id))[0]
-    if id in scoring.asked:
-        before = region_mask(scoring.asked[id], tuple(score.shape)).to(score.device)
+    if id in scoring.queried:
+        before = region_mask(scoring.queried[id], tuple(score.shape)).to(score.device)
         score = score.masked_fill(box_sum(before.int(), scoring.radius or scoring.suppress) > 0, -torch.inf)
     centres = select_regions(score, scoring.per_image, scoring.radius, scoring.suppress)
     return [(y, x, value) for (y, x), value in zip(centres.tolist(), score[centres[:, 0], centres[:, 1]].tolist())]
@@ -180,7 +180,7 @@ def score_images(
 
 # %% ../nbs/runtime/scoring.ipynb #aa4daf92
 class _Rows(Mapping):
-    "Rows of a file by id. Only where they stand is kept in memory; each is read when it is asked for."
+    "Rows of a file by id. Only where they stand is kept in memory; each is read when it is needed."
 
     def __init__(self, path: Path, places: dict[str, int], parse: Callable[[bytes], dict]):
         self.path, self.places, self.parse, self._file = path, places, parse, None
@@ -406,7 +406,7 @@ def score_pool(
 # %% ../nbs/runtime/scoring.ipynb #f31b6073
 @contextmanager
 def _parts(folder: Path, stem: str, scoring: Scoring) -> Iterator[Mapping[str, dict]]:
-    "The rows of all part files, read one by one when they are asked for."
+    "The rows of all part files, read one by one when they are needed."
     files = [PartFile(file, scoring, writable=False) for file in sorted(folder.glob(f"{stem}.part-*.csv"))]
     try:
         yield ChainMap(*(file.rows for file in files))

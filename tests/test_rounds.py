@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 from tiny import TINY, tiny
 
-from stal_nb import run as loop
 from stal_nb import scoring as scoring_module
+from stal_nb import stages
 from stal_nb.runtime.errors import (
     AwaitingLabels, BudgetError, ConfigError, DataError, DeviceMemoryError, StoreError,
 )
@@ -498,7 +498,7 @@ def test_too_little_memory_while_looking_is_said_with_numbers(tmp_path, monkeypa
     def full(*arguments, **settings):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 5.00 GiB")
 
-    monkeypatch.setattr(loop, "score_pool" if doing == "scoring" else "evaluate", full)
+    monkeypatch.setattr(stages, "score_pool" if doing == "scoring" else "evaluate", full)
     words = rf"{doing}: found too little memory on cpu \(.* GiB.*for 8 images of 64 x 128 pixels.*eval_batch=4 .*eval_size=\(32, 64\)"
     with pytest.raises(DeviceMemoryError, match=words):
         run.advance()
@@ -511,7 +511,7 @@ def test_a_stage_is_saved_before_it_is_measured(tmp_path, monkeypatch):
     def broken(*arguments, **settings):
         raise DataError("a broken validation image")
 
-    monkeypatch.setattr(loop, "evaluate", broken)
+    monkeypatch.setattr(stages, "evaluate", broken)
     with pytest.raises(DataError, match="broken validation"):
         run.advance()
     monkeypatch.undo()
@@ -731,7 +731,7 @@ def test_labelling_of_regions_that_was_stopped_goes_on_and_asks_nothing_twice(fi
     fork = finished.fork(tmp_path / "fork", after=0, strategy="ripu_pixels", per_image=100, budgets=(0.1, 0.11), budget_unit="pixels")
     fork.bar = False
     fork.advance()
-    asked, part = [], loop.label_part
+    asked, part = [], stages.label_part
 
     def stop_at_the_third(annotator, id, mask):
         asked.append(id)
@@ -739,7 +739,7 @@ def test_labelling_of_regions_that_was_stopped_goes_on_and_asks_nothing_twice(fi
             raise KeyboardInterrupt
         return part(annotator, id, mask)
 
-    monkeypatch.setattr(loop, "label_part", stop_at_the_third)
+    monkeypatch.setattr(stages, "label_part", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         fork.advance()
     again = Run.open(tmp_path / "fork")
@@ -824,11 +824,11 @@ def test_a_run_may_score_the_centre_alone(finished):
     cropped = Run(finished.path, replace(finished.config, eval_crop=(32, 32)))
     cropped.bar = False
     state = cropped.state_after("round 1")
-    found = cropped._measure(state, "test")
+    found = stages.measure(cropped, state, "test")
     for network, score in ((state.teacher, found["miou"]), (state.student, found["student"]["miou"])):
         expected = evaluate(network, cropped.data.val, cropped.data.label_space, bar=False, crop=(32, 32)).miou
         assert score == pytest.approx(expected, abs=1e-3)
-    assert found != finished._measure(state, "test")
+    assert found != stages.measure(finished, state, "test")
     assert Config.from_dict({**finished.config.to_dict(), "eval_crop": [32, 32]}).eval_crop == (32, 32)
 
 
