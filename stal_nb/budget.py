@@ -33,7 +33,8 @@ def labelled_ids(
     "The target images that have a label. Warns of labels of other images, which are not counted."
     stored, known = store.ids(), set(ids)
     if foreign := sorted(set(stored) - known):
-        warnings.warn(f"{store.root}: found labels of {len(foreign)} images that are not of the target, {foreign[0]!r} first; "
+        warnings.warn(f"{store.root}: found labels of {len(foreign)} images that are not of the target, {foreign[0]!r} "
+                      "first; "
                       "they are left alone", stacklevel=3)
     return sorted(known.intersection(stored))
 
@@ -62,13 +63,15 @@ class Budget:
 
     @cached_property
     def totals(self) -> tuple[int, ...]:
-        """The labels acquired in all after each round, as counts of `budget_unit`. A fraction of 1 means all, a count is 1 only if the budget is the
-        integer 1. Raises `BudgetError` for more than the pool has."""
+        """The labels acquired in all after each round, as counts of `budget_unit`. A fraction of 1 means all, a
+        count is 1 only if the budget is the integer 1. Raises `BudgetError` for more than the pool has."""
         unit, pool = self.config.budget_unit, len(self.data.target)
         most = pool if unit == "images" else pool * self.image_pixels // self.price(unit)
-        counts = tuple(math.ceil(b * most - 1e-9) if isinstance(b, float) and b <= 1 else int(b) for b in self.config.budgets)
+        counts = tuple(math.ceil(b * most - 1e-9) if isinstance(b, float) and b <= 1 else int(b)
+                       for b in self.config.budgets)
         if counts and counts[-1] > most:
-            raise BudgetError(f"budgets: found {counts[-1]} {unit}, expected at most the {most} {unit} of the target pool")
+            raise BudgetError(f"budgets: found {counts[-1]} {unit}, expected at most the {most} {unit} of the target "
+                              "pool")
         return counts
 
     def cost(
@@ -82,7 +85,7 @@ class Budget:
         self,
         number: int,  # of a round
         unit: str,  # "images", "regions" or "pixels"
-        acquired: Mapping[str, list[Region] | None],  # in the rounds before: image -> its regions, or None for all of it
+        acquired: Mapping[str, list[Region] | None],  # before: image -> its regions, or None for all of it
     ) -> int:
         "How many images, regions or pixels a round may query."
         pixels = self.totals[number] * self.price(self.config.budget_unit) - self.cost(acquired)
@@ -93,7 +96,8 @@ class Budget:
         number: int,  # of a round
     ) -> int:
         "How many images will be labelled after a round, if whole images are queried."
-        return min(len(self.data.target), self.totals[number] * self.price(self.config.budget_unit) // self.image_pixels)
+        return min(len(self.data.target),
+                   self.totals[number] * self.price(self.config.budget_unit) // self.image_pixels)
 
     def steps_of(
         self,

@@ -369,46 +369,57 @@ class Config(TrainingConfig):
 # %% ../nbs/runtime/config.ipynb #63c653b5
 PRESETS: dict[str, dict[str, Any]] = {
     "demo": dict(
-        data="scenes", backbone="tf_efficientnet_lite0", aspp_channels=64, embedding_dim=64, image_size=(128, 256), crop_size=(128, 256),
-        source_scale=(0.75, 1.5), target_scale=(0.75, 1.5), source_images=400, target_images=400, val_images=100,
-        source_batch=3, target_batch=3, unlabelled_batch=4, lr=0.01, num_negatives=64, bank_capacity=2000, bank_push=64,
-        confidence_momentum=0.97, class_rate=False, lambda_u=0.2, drop_percent=50.0, source_steps=150, round_steps=(150, 150), budgets=(0.01, 0.05),
+        data="scenes", backbone="tf_efficientnet_lite0", aspp_channels=64, embedding_dim=64, image_size=(128, 256),
+        crop_size=(128, 256), source_scale=(0.75, 1.5), target_scale=(0.75, 1.5), source_images=400, target_images=400,
+        val_images=100, source_batch=3, target_batch=3, unlabelled_batch=4, lr=0.01, num_negatives=64,
+        bank_capacity=2000, bank_push=64, confidence_momentum=0.97, class_rate=False, lambda_u=0.2, drop_percent=50.0,
+        source_steps=150, round_steps=(150, 150), budgets=(0.01, 0.05),
         checkpoint_every=60),
     "camvid": dict(
-        data="camvid", backbone="tf_efficientnet_lite0", aspp_channels=64, embedding_dim=64, image_size=(240, 320), crop_size=(176, 240),
-        source_scale=(0.6, 1.2), target_scale=(0.4, 0.8), eval_size=(240, 320), source_images=2000, first_strategy="random_group_quota",
-        source_batch=3, target_batch=3, unlabelled_batch=4, lr=0.01, num_negatives=64, bank_capacity=2000, bank_push=64,
-        confidence_momentum=0.97, class_rate=False, lambda_u=0.2, drop_percent=50.0, source_steps=400, round_steps=(300, 300), budgets=(4, 18), checkpoint_every=100),
+        data="camvid", backbone="tf_efficientnet_lite0", aspp_channels=64, embedding_dim=64, image_size=(240, 320),
+        crop_size=(176, 240), source_scale=(0.6, 1.2), target_scale=(0.4, 0.8), eval_size=(240, 320),
+        source_images=2000, first_strategy="random_group_quota", source_batch=3, target_batch=3, unlabelled_batch=4,
+        lr=0.01, num_negatives=64, bank_capacity=2000, bank_push=64,
+        confidence_momentum=0.97, class_rate=False, lambda_u=0.2, drop_percent=50.0, source_steps=400,
+        round_steps=(300, 300), budgets=(4, 18), checkpoint_every=100),
     "folder": dict(
-        data="folder", backbone="tf_efficientnet_lite0", aspp_channels=64, embedding_dim=64, image_size=(240, 320), crop_size=(240, 320),
-        source_scale=(0.6, 1.2), target_scale=(0.5, 1.0), source_images=2000, annotator="person",
+        data="folder", backbone="tf_efficientnet_lite0", aspp_channels=64, embedding_dim=64, image_size=(240, 320),
+        crop_size=(240, 320), source_scale=(0.6, 1.2), target_scale=(0.5, 1.0), source_images=2000, annotator="person",
         source_batch=3, target_batch=3, unlabelled_batch=4, lr=0.01, num_negatives=64, bank_capacity=2000, bank_push=64,
-        confidence_momentum=0.97, class_rate=False, lambda_u=0.2, drop_percent=50.0, source_steps=400, round_steps=(300, 300), budgets=(10, 50), checkpoint_every=100),
+        confidence_momentum=0.97, class_rate=False, lambda_u=0.2, drop_percent=50.0, source_steps=400,
+        round_steps=(300, 300), budgets=(10, 50), checkpoint_every=100),
 }
 
 # %% ../nbs/runtime/config.ipynb #e06d0c50
-PAPER: dict[str, Any] = dict(  # what both benchmarks of the paper share; every number of its released code that is known is written out
+# what both benchmarks of the paper share; every number of its released code that is known is written out
+PAPER: dict[str, Any] = dict(
     # network
-    architecture="deeplabv3plus", backbone="resnet101", weights="imagenet", output_stride=8, multi_grid=(2, 2, 4), aspp_dilations=(12, 24, 36),
-    aspp_channels=256, separable=False, embedding_dim=256, aux_head=True, sync_batchnorm=True,
+    architecture="deeplabv3plus", backbone="resnet101", weights="imagenet", output_stride=8, multi_grid=(2, 2, 4),
+    aspp_dilations=(12, 24, 36), aspp_channels=256, separable=False, embedding_dim=256, aux_head=True,
+    sync_batchnorm=True,
     # data and views
-    data="cityscapes", source_images=2000, source_size=(1024, 2048), crop_size=(769, 769), source_scale=(0.5, 2.0), target_scale=(0.5, 2.0),
-    source_batch=4, target_batch=4, unlabelled_batch=8,  # our choice, of all devices together: the sources do not state it
+    data="cityscapes", source_images=2000, source_size=(1024, 2048), crop_size=(769, 769), source_scale=(0.5, 2.0),
+    target_scale=(0.5, 2.0),
+    # our choice, of all devices together: the sources do not state it
+    source_batch=4, target_batch=4, unlabelled_batch=8,
     # optimiser
     lr=2.5e-3, head_multiplier=10.0, momentum=0.9, weight_decay=1e-4, poly_power=0.9, teacher_decay=0.99,
     # terms
-    lambda_u=1.0, lambda_c=0.1, aux_weight=0.4, ohem=True, ohem_threshold=0.7, ohem_kept=0.085, drop_percent=20.0, gamma=2.0, class_rate=True,
+    lambda_u=1.0, lambda_c=0.1, aux_weight=0.4, ohem=True, ohem_threshold=0.7, ohem_kept=0.085, drop_percent=20.0,
+    gamma=2.0, class_rate=True,
     # contrast
-    num_anchors=50, num_negatives=256, temperature=0.5, anchor_threshold=0.3, low_rank=3, high_rank=20, reliable_percentile=20.0,
-    unreliable_percentile=80.0, bank_capacity=(50_000, *[30_000] * 18),
+    num_anchors=50, num_negatives=256, temperature=0.5, anchor_threshold=0.3, low_rank=3, high_rank=20,
+    reliable_percentile=20.0, unreliable_percentile=80.0, bank_capacity=(50_000, *[30_000] * 18),
     # confidence and mixing
     confidence_momentum=0.999, copy_paste_probability=0.5, paste_scale=(0.1, 2.0),
     # rounds: 1 %, 2.2 % and 5 % of 2,975 images
-    source_steps=0, round_steps=(), round_epochs=(200.0, 200.0, 200.0), budgets=(30, 65, 150), first_strategy="random", strategy="entropy",
+    source_steps=0, round_steps=(), round_epochs=(200.0, 200.0, 200.0), budgets=(30, 65, 150), first_strategy="random",
+    strategy="entropy",
     # running: our choice
     eval_batch=1, mixed_precision="bf16", workers=8, checkpoint_every=1000)
 PRESETS["gta5_to_cityscapes"] = {**PAPER, "source": "gta5"}
 PRESETS["synthia_to_cityscapes"] = {**PAPER, "source": "synthia"}
 
 # %% ../nbs/runtime/config.ipynb #4db73305
-PAPER_BUDGETS = {"1%": (30,), "2.2%": (30, 65), "5%": (30, 150)}  # each of the paper's experiments asks once after the warm-up
+# each of the paper's experiments asks once after the warm-up
+PAPER_BUDGETS = {"1%": (30,), "2.2%": (30, 65), "5%": (30, 150)}

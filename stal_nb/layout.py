@@ -28,7 +28,8 @@ def stage_before(
 
 # %% ../nbs/runtime/layout.ipynb #238e367a
 class RunLayout:
-    "Where the files of a run lie. Each stage writes its product last, so the first missing product names the next stage."
+    """Where the files of a run lie. Each stage writes its product last, so the first missing product names the next
+    stage."""
 
     def __init__(
         self,

@@ -52,8 +52,10 @@ def fixed_bytes(
 ) -> dict[str, int]:  # bytes by what they are for, on each device
     "Memory that does not depend on the images: four copies of the weights, and the banks."
     weights = 4 * count_parameters(config, num_classes)["all"]
-    capacity = config.bank_capacity if isinstance(config.bank_capacity, tuple) else (config.bank_capacity,) * num_classes
-    return {"weights": weights, "gradients": weights, "momentum": weights, "teacher": weights, "memory bank": 4 * config.embedding_dim * sum(capacity)}
+    capacity = config.bank_capacity if isinstance(config.bank_capacity,
+                                                  tuple) else (config.bank_capacity,) * num_classes
+    return {"weights": weights, "gradients": weights, "momentum": weights, "teacher": weights,
+            "memory bank": 4 * config.embedding_dim * sum(capacity)}
 
 # %% ../nbs/runtime/planning.ipynb #ebb5b94a
 class Trial(NamedTuple):
@@ -70,7 +72,8 @@ class Trial(NamedTuple):
         "What another size and number of images would take."
         factor = math.prod(crop_size) * images / (math.prod(self.crop_size) * self.images)
         return Trial(self.constant_seconds + (self.seconds - self.constant_seconds) * factor,
-                     round(self.constant + (self.saved - self.constant) * factor), self.constant, self.constant_seconds, tuple(crop_size), images)
+                     round(self.constant + (self.saved - self.constant) * factor), self.constant, self.constant_seconds,
+                     tuple(crop_size), images)
 
 # %% ../nbs/runtime/planning.ipynb #28e8f2b7
 TRIAL_SECONDS = 4.0  # about what a trial of one step may take on a CPU
@@ -97,7 +100,8 @@ def try_step(
     unlabelled: int = 1,  # unlabelled images (each has a CutMix partner, which only the teacher sees)
     tries: int = 3,  # the first one warms up
 ) -> Trial:
-    "Train a fresh network for a few steps on random images, in the configuration's precision. Raises `ConfigError` if that does not fit into the device's memory."
+    """Train a fresh network for a few steps on random images, in the configuration's precision. Raises `ConfigError`
+    if that does not fit into the device's memory."""
     device = torch.device(device)
     size = trial_size(config.crop_size, device) if crop_size is None else tuple(crop_size)
     smaller = tuple(max(33, round(0.7 * side)) for side in size)
@@ -109,49 +113,76 @@ def try_step(
     constant = lambda large, small: min(small, max(0, large - (large - small) / max(1, n - fewer) * n))  # noqa: E731
     return Trial(seconds, saved, round(constant(saved, less)), constant(seconds, first), size, labelled + unlabelled)
 
-# %% ../nbs/runtime/planning.ipynb #561327d4
-@flush_denormals()
-def _one_trial(config: TrainingConfig, num_classes: int, device: torch.device, size: tuple[int, int], labelled: int, unlabelled: int,
-               tries: int) -> tuple[float, int]:
-    "Seconds of the fastest step, and bytes kept for its backward pass."
-    config = replace(config, weights=None, crop_size=size, bank_capacity=256, bank_push=min(config.bank_push, 64))
+# %% ../nbs/runtime/planning.ipynb #257dfb16
+def _random_batch(
+    num_classes: int,  # C
+    size: tuple[int, int],  # (height, width)
+    labelled: int,
+    unlabelled: int,
+) -> dict[str, torch.Tensor]:
+    "What the loader would give for a step, of random numbers."
     rng = torch.Generator().manual_seed(0)
     batch = {
-        "image": torch.rand(labelled, 3, *size, generator=rng), "labels": torch.randint(num_classes, (labelled, *size), generator=rng),
+        "image": torch.rand(labelled, 3, *size, generator=rng),
+        "labels": torch.randint(num_classes, (labelled, *size), generator=rng),
         "source_index": torch.arange(labelled), "labelled_index": torch.zeros(0, dtype=torch.int64)}
     if unlabelled:
-        batch |= {"unlabelled": torch.rand(2 * unlabelled, 3, *size, generator=rng), "padding": torch.zeros(2 * unlabelled, *size, dtype=torch.bool),
-                  "unlabelled_index": torch.arange(2 * unlabelled), "partner_class": torch.zeros(unlabelled, dtype=torch.int64)}
+        batch |= {"unlabelled": torch.rand(2 * unlabelled, 3, *size, generator=rng),
+                  "padding": torch.zeros(2 * unlabelled, *size, dtype=torch.bool),
+                  "unlabelled_index": torch.arange(2 * unlabelled),
+                  "partner_class": torch.zeros(unlabelled, dtype=torch.int64)}
+    return batch
+
+
+def _timed_step(
+    state: TrainingState,
+    batch: dict[str, torch.Tensor],
+    config: TrainingConfig,
+    device: torch.device,
+) -> tuple[float, int]:
+    "Seconds of one step, and bytes kept for its backward pass, but for the weights."
+    own = {p.untyped_storage().data_ptr() for p in state.parameters()}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    _wait(device)
+    started = time.perf_counter()
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.mixed_precision)
+    autocast = torch.autocast(device.type, dtype=precision, enabled=precision is not None)
+    with saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
+        loss, _ = training_step(state, batch, config, 0.0, torch.Generator(device).manual_seed(0))
+    loss.backward()
+    _wait(device)
+    return time.perf_counter() - started, sum(saved.values())
+
+# %% ../nbs/runtime/planning.ipynb #561327d4
+@flush_denormals()
+def _one_trial(config: TrainingConfig, num_classes: int, device: torch.device, size: tuple[int, int], labelled: int,
+               unlabelled: int, tries: int) -> tuple[float, int]:
+    "Seconds of the fastest step, and bytes kept for its backward pass."
+    config = replace(config, weights=None, crop_size=size, bank_capacity=256, bank_push=min(config.bank_push, 64))
+    seconds, saved = math.inf, 0
     try:
         state = TrainingState(config, num_classes, labelled, 2 * max(1, unlabelled)).to(device)
         if config.channels_last:
             state.to(memory_format=torch.channels_last)
         state.student.train()
+        batch = _random_batch(num_classes, size, labelled, unlabelled)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        own = {p.untyped_storage().data_ptr() for p in state.parameters()}
-        seconds, saved = math.inf, {}
         for _ in range(max(1, tries)):
-            saved = {}
-
-            def keep(tensor):
-                storage = tensor.untyped_storage()
-                if storage.data_ptr() not in own:
-                    saved[storage.data_ptr()] = storage.nbytes()
-                return tensor
-
-            _wait(device)
-            started = time.perf_counter()
-            precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.mixed_precision)
-            with saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast(device.type, dtype=precision, enabled=precision is not None):
-                loss, _ = training_step(state, batch, config, 0.0, torch.Generator(device).manual_seed(0))
-            loss.backward()
-            _wait(device)
-            seconds = min(seconds, time.perf_counter() - started)
+            taken, saved = _timed_step(state, batch, config, device)
+            seconds = min(seconds, taken)
             state.student.zero_grad()
     except torch.OutOfMemoryError as error:
-        raise ConfigError(f"crop_size: found {size}, for which one labelled and one unlabelled image do not fit into the memory of {device} ({error}); "
+        raise ConfigError(f"crop_size: found {size}, for which one labelled and one unlabelled image do not fit into "
+                          f"the memory of {device} ({error}); "
                           "expected a smaller crop, a smaller backbone or mixed precision") from error
-    return seconds, sum(saved.values())
+    return seconds, saved
 
 # %% ../nbs/runtime/planning.ipynb #1116b615
 def _wait(device: torch.device) -> None:
@@ -195,8 +226,11 @@ def memory_plan(
     trial: Trial,  # of `try_step`
     processes: int = 1,  # devices
 ) -> dict[str, int]:  # bytes on each device, by what they are for, and "all"
-    "Estimated memory of training on each device, without what the framework itself takes (about half a gigabyte on a GPU)."
-    parts = fixed_bytes(config, num_classes) | {"activations": trial.scaled(config.crop_size, step_share(config, processes)).saved}
+    """Estimated memory of training on each device, without what the framework itself takes (about half a gigabyte on
+    a GPU)."""
+    parts = fixed_bytes(config,
+                        num_classes) | {"activations": trial.scaled(config.crop_size,
+                                                                    step_share(config, processes)).saved}
     return parts | {"all": sum(parts.values())}
 
 # %% ../nbs/runtime/planning.ipynb #f9152210
@@ -220,17 +254,23 @@ def words(
     images, memory, disk, step = (plan[k] for k in ("images", "memory", "disk", "step"))
     gigabytes = lambda count: f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"  # noqa: E731
     lines = [
-        f"{plan['name']}: {images['source']:,} source images, {images['target']:,} target images in {images['groups']} groups, "
+        f"{plan['name']}: {images['source']:,} source images, {images['target']:,} target images in {images['groups']} "
+        "groups, "
         f"{images['validation']:,} for validation",
-        f"network: {plan['network']['all'] / 1e6:.1f} million parameters ({plan['network']['backbone'] / 1e6:.1f} in the backbone), "
+        f"network: {plan['network']['all'] / 1e6:.1f} million parameters ({plan['network']['backbone'] / 1e6:.1f} in "
+        "the backbone), "
         f"{plan['processes']} x {plan['device']}, {plan['mixed_precision']}", "",
         f"{'stage':<14}{'labelled':>9}{'steps':>10}{'epochs':>9}{'time':>12}"]
-    lines += [f"{s['stage']:<14}{s['labelled']:>9,}{s['steps']:>10,}{s['epochs']:>9.1f}{duration(s['seconds']):>12}" for s in plan["stages"]]
+    lines += [f"{s['stage']:<14}{s['labelled']:>9,}{s['steps']:>10,}{s['epochs']:>9.1f}{duration(s['seconds']):>12}"
+              for s in plan["stages"]]
     lines += [
         f"{'all':<14}{'':>9}{sum(s['steps'] for s in plan['stages']):>10,}{'':>9}{duration(plan['seconds']):>12}", "",
-        f"a step: {step['network']:.2f} s of network, {step['loading']:.2f} s of loading with {step['workers']} workers: the {step['slower']} is slower",
-        f"memory of each device: {gigabytes(memory['all'])} ({', '.join(f'{k} {gigabytes(v)}' for k, v in memory.items() if k != 'all')})",
-        f"disk: {gigabytes(disk['all'])} for checkpoints of {gigabytes(disk['checkpoint'])}; {gigabytes(disk['free'])} free"]
+        f"a step: {step['network']:.2f} s of network, {step['loading']:.2f} s of loading with {step['workers']} "
+        f"workers: the {step['slower']} is slower",
+        f"memory of each device: {gigabytes(memory['all'])} "
+        f"({', '.join(f'{k} {gigabytes(v)}' for k, v in memory.items() if k != 'all')})",
+        f"disk: {gigabytes(disk['all'])} for checkpoints of {gigabytes(disk['checkpoint'])}; {gigabytes(disk['free'])} "
+        "free"]
     return "\n".join([*lines, *(f"! {note}" for note in plan["notes"])])
 
 # %% ../nbs/runtime/planning.ipynb #a2b009f3
@@ -252,13 +292,14 @@ def step_seconds(
     "Time of a step of training, from a trial of the network and one of the loading."
     network = trial.scaled(config.crop_size, step_share(config, processes)).seconds * config.accumulate
     started = time.perf_counter()
-    loader = StepLoader(config, data.label_space.num_classes, data.source, AcquiredLabels(data.target, store), WithoutLabels(data.target))
+    loader = StepLoader(config, data.label_space.num_classes, data.source, AcquiredLabels(data.target, store),
+                        WithoutLabels(data.target))
     labelled = config.source_batch + config.target_batch
     loader[StepPlan(0, (config.seed,), [0] * config.source_batch, [0] * config.target_batch, [None] * labelled,
                     [0] * config.unlabelled_batch, [0] * config.unlabelled_batch, [-1] * config.unlabelled_batch)]
     loading = (time.perf_counter() - started) * config.accumulate / max(1, config.workers) / processes
-    return {"network": network, "loading": loading, "all": max(network, loading) if config.workers else network + loading,
-            "workers": config.workers, "slower": "network" if network >= loading else "loading"}
+    return {"network": network, "loading": loading, "all": max(network, loading) if config.workers
+            else network + loading, "workers": config.workers, "slower": "network" if network >= loading else "loading"}
 
 # %% ../nbs/runtime/planning.ipynb #2e1ada7e
 def stage_plans(
@@ -297,7 +338,8 @@ def plan_notes(
     if device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         if memory["all"] > 0.85 * total:
-            notes.append(f"the device has {total / 1e9:.1f} GB: reduce crop_size, raise accumulate, or use more devices")
+            notes.append(f"the device has {total / 1e9:.1f} GB: reduce crop_size, raise accumulate, or use more "
+                         "devices")
     if step["loading"] > 1.1 * step["network"]:
         notes.append(f"the network waits for data: more than {config.workers} workers would help")
     return notes
@@ -321,11 +363,13 @@ def plan_run(
         look = try_prediction(config, num_classes, size, device) / processes
     stages = stage_plans(budget, step.pop("all"), look)
     place = next(folder for folder in (folder, *folder.absolute().parents) if folder.exists())
-    disk = disk_plan(config, num_classes, len(stages), config.keep_checkpoints) | {"free": shutil.disk_usage(place).free}
+    disk = disk_plan(config, num_classes, len(stages),
+                     config.keep_checkpoints) | {"free": shutil.disk_usage(place).free}
     memory = memory_plan(config, num_classes, trial, processes)
     images = {"source": len(data.source), "target": len(data.target), "groups": len(set(data.target.groups)),
               "validation": 0 if data.val is None else len(data.val)}
     return {
-        "name": config.name, "device": str(device), "processes": processes, "mixed_precision": config.mixed_precision, "images": images,
-        "network": count_parameters(config, num_classes), "stages": stages, "seconds": sum(stage["seconds"] for stage in stages),
-        "step": step, "memory": memory, "disk": disk, "notes": plan_notes(config, device, step, memory, disk)}
+        "name": config.name, "device": str(device), "processes": processes, "mixed_precision": config.mixed_precision,
+        "images": images, "network": count_parameters(config, num_classes), "stages": stages,
+        "seconds": sum(stage["seconds"] for stage in stages), "step": step, "memory": memory, "disk": disk,
+        "notes": plan_notes(config, device, step, memory, disk)}

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch.utils.data import Dataset
 
 from .annotation import AnnotatorProtocol, OracleAnnotator
 from .budget import Budget, labelled_ids, region_pixels
@@ -46,7 +47,8 @@ from .trainer import Trainer
 
 # %% ../nbs/runtime/stages.ipynb #4ed8d212
 class StageCheckpoints:
-    "Networks and banks of the trained stages `source`, `round 0`, ...: made new, loaded, checked; the last one stays in memory."
+    """Networks and banks of the trained stages `source`, `round 0`, ...: made new, loaded, checked; the last one
+    stays in memory."""
 
     def __init__(self, config: Config, data: RunData, layout: RunLayout, device: torch.device):
         self.config, self.data, self.layout, self.device = config, data, layout, device
@@ -55,20 +57,23 @@ class StageCheckpoints:
     def new(self) -> TrainingState:
         "Networks and banks as training begins, on the CPU."
         torch.manual_seed(self.config.seed)
-        return TrainingState(self.config, self.data.label_space.num_classes, len(self.data.source), len(self.data.target))
+        return TrainingState(self.config, self.data.label_space.num_classes, len(self.data.source),
+                             len(self.data.target))
 
     def load(
         self,
         stage: str,  # "source" or "round N"
     ) -> TrainingState:
-        "As a finished stage left them, on the CPU. How many source images there were stands in the file: the source is not opened."
+        """As a finished stage left them, on the CPU. How many source images there were stands in the file: the
+        source is not opened."""
         file = self.layout.checkpoint(stage)
         try:
             with safe_open(file, framework="pt") as opened:
                 sources = opened.get_slice("state.source_table.present").get_shape()[0]
         except Exception:  # whatever is wrong with it, `load_checkpoint` says it
             sources = 0
-        state = TrainingState(replace(self.config, weights=None), self.data.label_space.num_classes, sources, len(self.data.target))
+        state = TrainingState(replace(self.config, weights=None), self.data.label_space.num_classes, sources,
+                              len(self.data.target))
         load_checkpoint(file, state)
         if self.config.channels_last:  # as they were while training: another layout rounds differently
             state.student.to(memory_format=torch.channels_last)
@@ -110,7 +115,8 @@ class StageCheckpoints:
             try:
                 check_checkpoint(file)
             except StoreError as error:
-                warnings.warn(f"{error}. Stage {stage!r} is trained again; the damaged file is kept as checkpoint.damaged", stacklevel=4)
+                warnings.warn(f"{error}. Stage {stage!r} is trained again; the damaged file is kept as "
+                              "checkpoint.damaged", stacklevel=4)
                 if process_state(self.device).is_main_process:
                     with suppress(FileNotFoundError):
                         os.replace(file, file.with_name("checkpoint.damaged"))
@@ -121,14 +127,15 @@ class StageCheckpoints:
 
 # %% ../nbs/runtime/stages.ipynb #76d04160
 class RunParts:
-    "The parts of a run. Each is made when it is first asked for, so that looking at a folder opens no data."
+    "The parts of a run. Each is made when it is first needed, so that looking at a folder opens no data."
 
     def __init__(
         self,
         path: str | Path,  # the run's folder
         config: Config,
+        given: Mapping[str, Dataset] | None = None,  # data sets in place of those of the configuration, see `RunData`
     ):
-        self.path, self.config = Path(path), config
+        self.path, self.config, self.given = Path(path), config, dict(given or {})
         self.bar = True  # progress bars
         self.layout = RunLayout(self.path, len(config.budgets))
         self.run_status = RunStatus(self.layout, lambda: process_state(self.device).is_main_process)
@@ -143,7 +150,7 @@ class RunParts:
     @cached_property
     def data(self) -> RunData:
         "Source, target and validation images."
-        return RunData(self.config)
+        return RunData(self.config, self.given)
 
     @cached_property
     def store(self) -> LabelStore:
@@ -168,7 +175,8 @@ class RunParts:
         self,
         before: int,  # rounds 0 to before - 1 are counted
     ) -> dict[str, list[Region] | None]:  # image -> its regions, or None for all of it
-        "What was queried before a round, and the labelled images that no query speaks of: somebody labelled them whole."
+        """What was queried before a round, and the labelled images that no query speaks of: somebody labelled them
+        whole."""
         return dict.fromkeys(self.labelled_ids()) | self.layout.queried(before)
 
 # %% ../nbs/runtime/stages.ipynb #06b63531
@@ -197,7 +205,8 @@ def _candidate_spacing(
     queried: Mapping[str, list[Region]],  # before, image -> regions
 ) -> int:  # pixels
     "How far single pixels are kept apart: `pixel_spacing`, or less if so many do not fit."
-    crowd = per_image + max(map(len, queried.values()), default=0)  # each pixel rules out at most a square of (2 spacing + 1)^2
+    # each pixel rules out at most a square of (2 spacing + 1)^2
+    crowd = per_image + max(map(len, queried.values()), default=0)
     return max(0, min(run.config.pixel_spacing, (math.isqrt(run.budget.image_pixels // max(1, crowd)) - 1) // 2))
 
 
@@ -223,8 +232,9 @@ def scoring_of(
     per_image = max(min(k, config.per_image), -(-k // max(1, pool)))
     return Scoring(
         needs_of(strategy), config.eval_size, config.eval_batch, mc_passes=config.mc_passes, members=members,
-        seed=config.seed * 1000 + number, pixel_map=getattr(strategy, "pixel_map", None), window=config.region_radius, radius=radius,
-        suppress=2 * radius or _candidate_spacing(run, per_image, queried), per_image=per_image, queried=queried)
+        seed=config.seed * 1000 + number, pixel_map=getattr(strategy, "pixel_map", None), window=config.region_radius,
+        radius=radius, suppress=2 * radius or _candidate_spacing(run, per_image, queried), per_image=per_image,
+        queried=queried)
 
 # %% ../nbs/runtime/stages.ipynb #c41d6072
 def choose(
@@ -239,7 +249,9 @@ def choose(
     strategy, ids = STRATEGIES[name], [row["id"] for row in rows]
     needs, unit = needs_of(strategy) if k else frozenset(), unit_of(strategy)
     measures = [measure for measure in (rows[0] if rows else ()) if measure not in ("id", "group")]
-    weights = run.checkpoints.after(stage_before(number)).confidence.class_rate().cpu() if "class_shares" in needs else None
+    weights = None
+    if "class_shares" in needs:
+        weights = run.checkpoints.after(stage_before(number)).confidence.class_rate().cpu()
     chosen = select(name, StrategyInput(
         ids=ids, groups=[row["group"] for row in rows], k=k, labelled=labelled,
         scores={measure: torch.tensor([row[measure] for row in rows], dtype=torch.float64) for measure in measures},
@@ -247,11 +259,12 @@ def choose(
         features=scored.features(ids) if "features" in needs else None,
         labelled_features=scored.features(labelled) if "features" in needs else None,
         class_shares=scored.class_shares(ids) if "class_shares" in needs else None, class_weights=weights,
-        regions=scored.regions if "regions" in needs else None, region_scores=scored.region_scores if "regions" in needs else None))
+        regions=scored.regions if "regions" in needs else None,
+        region_scores=scored.region_scores if "regions" in needs else None))
     entropy = {row["id"]: row["entropy"] for row in rows}
     images = chosen if unit == "images" else sorted({region.id for region in chosen}, key=lambda id: (-entropy[id], id))
-    query = {"round": number, "strategy": name, "ids": images, "entropy": {id: entropy[id] for id in images}, "unit": unit,
-             "pixels": k * run.budget.price(unit)}
+    query = {"round": number, "strategy": name, "ids": images, "entropy": {id: entropy[id] for id in images},
+             "unit": unit, "pixels": k * run.budget.price(unit)}
     if unit != "images":
         query["radius"] = run.config.region_radius if unit == "regions" else 0
         query["regions"] = [[region.id, region.y, region.x] for region in chosen]
@@ -269,10 +282,11 @@ def query_round(
     pool = [i for i, id in enumerate(target.ids) if acquired.get(id, ()) is not None]
     teacher = run.checkpoints.after(stage_before(number)).teacher.eval()
     scoring = scoring_of(run, number, k, len(pool), acquired)
-    also = sorted(set(range(len(target))) - set(pool)) if "features" in scoring.needs else []  # core-set looks at labelled images, too
+    # core-set looks at labelled images, too
+    also = sorted(set(range(len(target))) - set(pool)) if "features" in scoring.needs else []
     with enough_memory("scoring", run.device, scoring.batch_size, scoring.eval_size, target):
-        scored = score_pool(run.layout.round_folder(number), teacher, WithoutLabels(target), pool, scoring, run.device, run.bar, also,
-                            run.data.label_space.classes, run.run_status.on_images("scored"))
+        scored = score_pool(run.layout.round_folder(number), teacher, WithoutLabels(target), pool, scoring, run.device,
+                            run.bar, also, run.data.label_space.classes, run.run_status.on_images("scored"))
     processes = process_state(run.device)
     if processes.is_main_process:
         atomic_write_json(run.layout.round_folder(number) / "query.json", choose(run, number, k, scored, labelled))
@@ -286,7 +300,8 @@ def acquire(
     regions: list[Region] | None,  # what of it is queried; None = all
     number: int,  # of the round
 ) -> None:
-    "Have an image, or regions of it, labelled, unless the answer is in the store. What was acquired of it before stays."
+    """Have an image, or regions of it, labelled, unless the answer is in the store. What was acquired of it before
+    stays."""
     old = run.store.load(id) if run.store.has(id) else None
     facts = dict(annotator="oracle", round=number)
     if old is not None and any(record.get("round") == number for record in run.store.provenance(id)):
@@ -312,12 +327,14 @@ def awaited_labels(
 ) -> list[str]:
     """The images of a query that a person has neither finished nor skipped, in the order of the query.
 
-    A label from elsewhere (not the widget, so nothing says whether it is finished) counts as finished if whole images are queried."""
+    A label from elsewhere (not the widget, so nothing says whether it is finished) counts as finished if whole
+    images are queried."""
     query, before = run.layout.query(number), run.layout.queried(number)
     whole, waiting = query.get("unit", "images") == "images", dict.fromkeys(query["ids"])
     for record in (*run.store.history(), *run.store.notes()):
         of_round = record.get("round") == number
-        of_parts = record.get("round") is not None and before.get(record["id"]) is not None  # the answer to an earlier round: less than all
+        # the answer to an earlier round: less than all
+        of_parts = record.get("round") is not None and before.get(record["id"]) is not None
         counts = of_round or whole and not of_parts
         skipped = record.get("event") == "skipped" and of_round
         if skipped or record.get("done", whole and "event" not in record) and counts:
@@ -329,17 +346,21 @@ def label_round(
     run: RunParts,
     number: int,  # of the round
 ) -> None:
-    "Have the queried images or regions labelled. Raises `AwaitingLabels` if that is for a person to do who has not finished."
+    """Have the queried images or regions labelled. Raises `AwaitingLabels` if that is for a person to do who has not
+    finished."""
     query, queried, before = run.layout.query(number), run.layout.queried(number + 1), run.layout.queried(number)
     if run.config.annotator == "person" and (waiting := awaited_labels(run, number)):
-        raise AwaitingLabels(f"run {run.path}: waits for the labels of {len(waiting)} of {len(query['ids'])} images, {waiting[0]!r} first. "
-                             "Label them with run.annotate() in a notebook, or save them to run.store, and continue", waiting)
+        raise AwaitingLabels(f"run {run.path}: waits for the labels of {len(waiting)} of {len(query['ids'])} images, "
+                             f"{waiting[0]!r} first. "
+                             "Label them with run.annotate() in a notebook, or save them to run.store, and continue",
+                             waiting)
     if not process_state(run.device).is_main_process:
         return
     if run.config.annotator == "oracle":
         annotator, whole = OracleAnnotator(run.data.target), query.get("unit", "images") == "images"
         for id in query["ids"]:
-            acquire(run, annotator, id, None if whole else [r for r in queried[id] if r not in before.get(id, [])], number)
+            acquire(run, annotator, id, None if whole else [r for r in queried[id] if r not in before.get(id, [])],
+                    number)
     record: dict[str, Any] = {"round": number, "ids": run.labelled_ids()}
     partial = {id: region_pixels(regions) for id, regions in queried.items() if regions is not None}
     if partial:
@@ -362,13 +383,14 @@ def measure(
 
     def measured(model: torch.nn.Module, who: str) -> tuple[dict, dict]:
         metrics = evaluate(
-            model, run.data.val, space, run.device, config.eval_size, config.eval_batch, config.val_limit or None, run.bar,
-            f"{name}: mIoU{who}", config.eval_crop, scales=config.eval_scales, flip=config.eval_flip, window=config.eval_window,
-            on_images=run.run_status.on_images("measured"))
+            model, run.data.val, space, run.device, config.eval_size, config.eval_batch, config.val_limit or None,
+            run.bar, f"{name}: mIoU{who}", config.eval_crop, scales=config.eval_scales, flip=config.eval_flip,
+            window=config.eval_window, on_images=run.run_status.on_images("measured"))
         scores = {key: rounded(value) for key, value in benchmark_miou(metrics, space).items()}
         return scores, {class_name: rounded(value) for class_name, value in metrics.iou.items()}
 
-    with enough_memory("evaluation", run.device, config.eval_batch, config.eval_window or config.eval_size, run.data.val):
+    with enough_memory("evaluation", run.device, config.eval_batch, config.eval_window or config.eval_size,
+                       run.data.val):
         scores, iou = measured(state.teacher, "")
         found = {**scores, "iou": iou}
         return found | {"student": measured(state.student, " of the student")[0]} if config.eval_student else found
@@ -410,16 +432,18 @@ def fit_and_measure(
 # %% ../nbs/runtime/stages.ipynb #debdb95c
 def train_source(run: RunParts) -> None:
     "Train on labelled source images alone, and measure how far that goes on the target."
-    config = replace(run.config, lambda_u=0.0, lambda_c=0.0, copy_paste_probability=0.0, target_batch=0, unlabelled_batch=0,
-                     source_batch=run.config.source_batch + run.config.target_batch)
-    fit_and_measure(run, "source", "source only", run.checkpoints.new(), config, config.source_steps, source=run.data.source)
+    config = replace(run.config, lambda_u=0.0, lambda_c=0.0, copy_paste_probability=0.0, target_batch=0,
+                     unlabelled_batch=0, source_batch=run.config.source_batch + run.config.target_batch)
+    fit_and_measure(run, "source", "source only", run.checkpoints.new(), config, config.source_steps,
+                    source=run.data.source)
 
 # %% ../nbs/runtime/stages.ipynb #bc10cc20
 def train_round(
     run: RunParts,
     number: int,  # of the round
 ) -> None:
-    "Self-training with the labels acquired so far, from the current weights. An image with holes in its label is both labelled and unlabelled."
+    """Self-training with the labels acquired so far, from the current weights. An image with holes in its label is
+    both labelled and unlabelled."""
     state, target = run.checkpoints.take(stage_before(number)), run.data.target
     record = run.layout.labelled(number)
     ids, partial = set(record["ids"]), record.get("partial", {})
@@ -432,5 +456,5 @@ def train_round(
     if not labelled and not config.source_batch:
         config = replace(config, lambda_s=0.0, target_batch=0)  # nobody has labelled anything: pseudo-labels alone
     name = "warm-up" if number == 0 else f"round {number}"
-    fit_and_measure(run, f"round {number}", name, state, config, run.budget.steps_of(number, len(unlabelled)), source=source,
-                    target=AcquiredLabels(target, run.store), labelled=labelled, unlabelled=unlabelled)
+    fit_and_measure(run, f"round {number}", name, state, config, run.budget.steps_of(number, len(unlabelled)),
+                    source=source, target=AcquiredLabels(target, run.store), labelled=labelled, unlabelled=unlabelled)

@@ -28,7 +28,7 @@ class RunStatus:
     def __init__(
         self,
         layout: RunLayout,
-        is_main: Callable[[], bool] = lambda: True,  # whether this process is the one of those that train together that writes
+        is_main: Callable[[], bool] = lambda: True,  # whether this process writes; several may train together
     ):
         self.layout, self.is_main = layout, is_main
         self._lock, self._depth = FileLock(layout.lock, timeout=1), 0
@@ -72,10 +72,13 @@ class RunStatus:
             self._lock.acquire()
         except Timeout:
             other = self.read()
-            raise StoreError(f"run folder {path}: found process {other.get('pid', '?')} on {other.get('host', 'this machine')} at work on it "
-                             f"({other.get('stage', '')}), expected nobody; stop it, or wait until it is done") from None
+            raise StoreError(f"run folder {path}: found process {other.get('pid', '?')} on "
+                             f"{other.get('host', 'this machine')} at work on it "
+                             f"({other.get('stage', '')}), expected nobody; stop it, or wait until it is "
+                             "done") from None
         except OSError as error:
-            raise StoreError(f"run folder {path}: found '{error.strerror or error}', expected a folder that can be written") from error
+            raise StoreError(f"run folder {path}: found '{error.strerror or error}', expected a folder that can be "
+                             "written") from error
 
     def write(
         self,
@@ -89,11 +92,12 @@ class RunStatus:
         self._written, self._last = time.monotonic(), (stage, facts)
         with suppress(StoreError):
             atomic_write_json(self.layout.status, {
-                "state": state, "stage": stage, "step": None, "steps": None, "pid": os.getpid(), "host": socket.gethostname(),
-                "updated": time.time(), "seconds_left": None, "message": "", **facts})
+                "state": state, "stage": stage, "step": None, "steps": None, "pid": os.getpid(),
+                "host": socket.gethostname(), "updated": time.time(), "seconds_left": None, "message": "", **facts})
 
     def read(self) -> dict:
-        """What `status.json` says, put right where it cannot be true: a run that "is running" in a process of this machine that is gone was killed.
+        """What `status.json` says, put right where it cannot be true: a run that "is running" in a process of this
+        machine that is gone was killed.
 
         {} before anything was done."""
         try:
@@ -101,7 +105,8 @@ class RunStatus:
         except (FileNotFoundError, json.JSONDecodeError):
             return {}
         if status["state"] == "running" and status["host"] == socket.gethostname() and not is_running(status["pid"]):
-            status |= {"state": "stopped", "message": "its process is gone; nothing that was saved is lost, and resuming goes on from there"}
+            status |= {"state": "stopped", "message": "its process is gone; nothing that was saved is lost, and "
+                                                      "resuming goes on from there"}
         return status
 
     def on_step(
@@ -125,7 +130,8 @@ class RunStatus:
         done: str,  # what was done with them: "scored" or "measured"
         every: float = 10.0,  # seconds between two writes
     ) -> Callable[[int, int], None]:
-        "A function for `score_pool` and `evaluate` that says how many images are done: who looks from another machine sees that work goes on."
+        """A function for `score_pool` and `evaluate` that says how many images are done: who looks from another
+        machine sees that work goes on."""
         started = time.monotonic()
 
         def on_images(count: int, images: int) -> None:

@@ -26,6 +26,7 @@ from stal_nb.cli import main, parse_setting
 from stal_nb.config import Config
 from stal_nb.datasets import label_part
 from stal_nb.run import Run
+from stal_nb.scenes import SceneDataset
 from stal_nb.scoring import PartFile, Scoring, score_batch, score_into, score_pool
 from stal_nb.selection import STRATEGIES, Region, declare, region_mask, ripu_map, select_regions
 from stal_nb.evaluation import evaluate, same_size_batches
@@ -75,7 +76,7 @@ def test_scores_cover_exactly_the_images_without_a_label(finished):
     assert sorted(chosen) == sorted(r["id"] for r in best), "the paper's strategy takes the images of highest mean entropy"
 
 
-def test_bought_labels_are_the_truth_of_exactly_the_queried_images(finished):
+def test_acquired_labels_are_the_truth_of_exactly_the_queried_images(finished):
     where = {id: k for k, id in enumerate(finished.data.target.ids)}
     for id in finished.store.ids():
         assert torch.equal(torch.as_tensor(finished.store.load(id)).long(), finished.data.target[where[id]].labels)
@@ -226,7 +227,7 @@ def test_a_fork_that_contradicts_the_past_is_refused(finished, tmp_path, after, 
     assert not (tmp_path / "no").exists()
 
 
-def test_training_and_scoring_never_open_the_files_of_labels_that_were_not_bought(tmp_path, monkeypatch):
+def test_training_and_scoring_never_open_the_files_of_labels_that_were_not_acquired(tmp_path, monkeypatch):
     "The oracle reads the labels that it sells. Nothing else touches the truth of the target."
     from stal_nb.data import RelabelledDataset, write_sample
     from stal_nb.readers import CamVid
@@ -542,6 +543,20 @@ def test_a_part_that_was_finished_does_not_finish_the_whole_image(tmp_path):
     assert set(second.value.ids) == set(json.loads((run.round_folder(1) / "query.json").read_text())["ids"]) and second.value.ids
 
 
+def test_data_sets_can_be_handed_to_a_run_and_are_asked_for_again(tmp_path):
+    size = dict(size=(64, 128))
+    given = dict(source=SceneDataset("sim", 4, **size), target=SceneDataset("real", 5, **size, seed=3), validation=SceneDataset("real", 2, **size, seed=4))
+    run = Run.create(tiny(budgets=(0, 0), source_steps=0, round_steps=(0, 0)), tmp_path / "run", **given)
+    assert (run.config.source, run.config.data, len(run.data.source), len(run.data.target), len(run.data.val)) == ("given", "given", 4, 5, 2)
+    run.bar = False
+    assert run.advance() == "round 0: query"
+    with pytest.raises(ConfigError, match=r"target: found a run whose images were handed to it, expected them again, as in Run.open\(path, target=...\)"):
+        Run.open(run.path).advance()
+    again = Run.open(run.path, **given)
+    again.bar = False
+    assert again.advance() == "round 0: label" and Run.create(run.config, run.path, **given).stage == "round 0: label"
+
+
 def test_a_folder_in_which_a_run_died_at_its_first_file_can_be_used(tmp_path):
     (tmp_path / ".config.json.1234abcd-77-12ab34cd.tmp").write_text("{")
     assert Run.create(tiny(), tmp_path).stage == "source"
@@ -578,8 +593,11 @@ def test_a_large_seed_is_a_seed(tmp_path):
     assert run.advance() == "round 0: label"
 
 
-@pytest.mark.parametrize("change", [dict(seed=-1), dict(seed="a"), dict(paste_classes=0), dict(source_steps=1.5), dict(momentum=-1), dict(val_limit=-1),
-                                    dict(crop_size=(64.5, 128)), dict(num_anchors=1.5), dict(low_rank=9, high_rank=3), dict(round_steps=(1.5, 2))])
+@pytest.mark.parametrize("change", [
+    dict(seed=-1), dict(seed="a"), dict(paste_classes=0), dict(source_steps=1.5), dict(momentum=-1), dict(val_limit=-1),
+    dict(crop_size=(64.5, 128)), dict(num_anchors=1.5), dict(low_rank=9, high_rank=3), dict(round_steps=(1.5, 2)),
+    dict(image_size=64), dict(lr="fast"), dict(lr=float("nan")), dict(weights=True), dict(target_images=0), dict(budgets=None),
+    dict(name=3), dict(eval_batch=0), dict(source_scale=(0, 1))])
 def test_a_setting_that_would_fail_later_is_refused_at_once(change):
     with pytest.raises(ConfigError, match=f"^({'|'.join(change)})"):
         tiny(**change)
@@ -721,7 +739,7 @@ def test_region_labels_flow_through_the_whole_loop(tmp_path):
     for number in (1, 2):
         for id, y, x in json.loads((run.round_folder(number) / "query.json").read_text())["regions"]:
             mask = region_mask([Region(id, y, x, 4)], (64, 128))
-            assert not (seen.get(id, torch.zeros_like(mask)) & mask).any(), "a pixel was bought twice"
+            assert not (seen.get(id, torch.zeros_like(mask)) & mask).any(), "a pixel was queried twice"
             seen[id] = seen.get(id, torch.zeros_like(mask)) | mask
     for id, mask in seen.items():
         assert torch.equal(run.store.load(id)[mask], run.data.target[where[id]].labels[mask])
@@ -731,11 +749,11 @@ def test_labelling_of_regions_that_was_stopped_goes_on_and_asks_nothing_twice(fi
     fork = finished.fork(tmp_path / "fork", after=0, strategy="ripu_pixels", per_image=100, budgets=(0.1, 0.11), budget_unit="pixels")
     fork.bar = False
     fork.advance()
-    asked, part = [], stages.label_part
+    queried, part = [], stages.label_part
 
     def stop_at_the_third(annotator, id, mask):
-        asked.append(id)
-        if len(asked) == 3:
+        queried.append(id)
+        if len(queried) == 3:
             raise KeyboardInterrupt
         return part(annotator, id, mask)
 
@@ -745,7 +763,7 @@ def test_labelling_of_regions_that_was_stopped_goes_on_and_asks_nothing_twice(fi
     again = Run.open(tmp_path / "fork")
     again.bar = False
     again.advance()
-    assert again.stage == "round 1: train" and len(asked) == len(set(asked)) + 1  # only the interrupted one
+    assert again.stage == "round 1: train" and len(queried) == len(set(queried)) + 1  # only the interrupted one
     query = json.loads((again.round_folder(1) / "query.json").read_text())
     for id in query["ids"]:
         assert int((again.store.load(id) != 255).sum()) == sum(i == id for i, _, _ in query["regions"])
@@ -767,7 +785,7 @@ def test_any_strategy_spends_any_budget_at_the_price_in_pixels(tmp_path, unit, b
     assert run.budgets == pytest.approx(expected, abs=1)
     unit_of_strategy = strategy.split("_")[1] if "_" in strategy else "images"
     price = {"images": 64 * 128, "regions": 121, "pixels": 1}
-    k = run.wanted(1, unit_of_strategy)  # nothing is bought yet
+    k = run.wanted(1, unit_of_strategy)  # nothing is acquired yet
     assert k * price[unit_of_strategy] <= run.budgets[1] * price[unit] < (k + 1) * price[unit_of_strategy]
 
 
@@ -837,7 +855,7 @@ def test_a_run_may_score_the_centre_alone(finished):
 
 @pytest.fixture
 def by_person(finished, tmp_path):
-    "A run that stands before the first purchase, from the source model of the finished one."
+    "A run that stands before the first query, from the source model of the finished one."
     run = finished.fork(tmp_path / "person", after="source", annotator="person")
     run.bar = False
     run.advance()
@@ -888,11 +906,11 @@ def test_a_person_is_asked_for_regions_alone(finished, tmp_path):
                         budget_unit="regions", budgets=(2, 4), region_radius=4)
     run.bar = False
     run.advance()
-    widget, asked = run.annotate(), run.queried(1)
+    widget, queried = run.annotate(), run.queried(1)
     assert run.awaiting
     for id in run.awaiting:
         sample = run.data.target[run.data.target.ids.index(id)]
-        assert torch.equal(widget.regions(sample), region_mask(asked[id], sample.image.shape[1:]))
+        assert torch.equal(widget.regions(sample), region_mask(queried[id], sample.image.shape[1:]))
 
 
 def test_the_command_line_says_that_it_waits(by_person, capsys):
