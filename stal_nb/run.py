@@ -56,8 +56,7 @@ def check_fork(
     if any(getattr(config, name)[:rounds] != getattr(run.config, name)[:rounds]
            for name in ("budgets", "round_steps", "round_epochs")):
         raise ConfigError("budgets, round_steps, round_epochs: found another beginning than that of the run that is "
-                          "continued, "
-                          f"{run.config.budgets[:rounds]}")
+                          f"continued, {run.config.budgets[:rounds]}")
     return folders
 
 # %% ../nbs/13_run.ipynb #a31182f4
@@ -87,8 +86,7 @@ def check_whole_fork(run: stages.RunParts) -> None:
     for folder in [*([run.layout.folder("source")] if after else []), *map(run.layout.round_folder, rounds)]:
         if not (folder / "metrics.json").exists():
             raise StoreError(f"run folder {run.path}: found a fork of {run.config.forked_from!r} without "
-                             f"{folder / 'metrics.json'}: "
-                             "it was interrupted. Fork again into this folder, which completes it")
+                             f"{folder / 'metrics.json'}: it was interrupted. Fork again into this folder, which completes it")
 
 # %% ../nbs/13_run.ipynb #3a121598
 def given_datasets(source: Dataset | None, target: Dataset | None, validation: Dataset | None) -> dict[str, Dataset]:
