@@ -91,14 +91,15 @@ def parser() -> argparse.ArgumentParser:
 # %% ../nbs/runtime/cli.ipynb #4cc9133e
 def configured(options: argparse.Namespace) -> Config:
     "The configuration that a command line describes."
-    config = Config.preset(options.preset, **{"data_root": options.root, "source_root": options.source_root,
-                                              **dict(parse_setting(s) for s in options.set)})
+    changes = {"data_root": options.root, "source_root": options.source_root}
+    changes |= dict(parse_setting(text) for text in options.set)
+    config = Config.preset(options.preset, **changes)
     if getattr(options, "budget", ""):
         if options.budget not in PAPER_BUDGETS:
             raise ConfigError(f"--budget: found {options.budget!r}, expected one of {', '.join(PAPER_BUDGETS)}")
         budgets = PAPER_BUDGETS[options.budget]
-        config = replace(config, budgets=budgets, **{name: getattr(config, name)[: len(budgets)]
-                                                     for name in ("round_steps", "round_epochs")})
+        lengths = {name: getattr(config, name)[: len(budgets)] for name in ("round_steps", "round_epochs")}
+        config = replace(config, budgets=budgets, **lengths)
     config = config.setting(getattr(options, "setting", "ssda"))
     if not getattr(options, "oracle", False):
         return config
@@ -138,8 +139,8 @@ def check_data(
 # %% ../nbs/runtime/cli.ipynb #d4ab2783
 def describe(summary: dict) -> str:
     "The results of a run as a small table of text."
-    extra = [name for name in ("miou_16", "miou_13") if any(name in (entry or {})
-                                                            for entry in (summary["source_only"], *summary["rounds"]))]
+    entries = [entry for entry in (summary["source_only"], *summary["rounds"]) if entry]
+    extra = [name for name in ("miou_16", "miou_13") if any(name in entry for entry in entries)]
     columns = "".join(f"{name.replace('miou_', 'mIoU '):>9}" for name in extra)
     lines = [f"{'':<12}{'labelled':>10}{'of target':>11}{'mIoU':>8}{'student':>9}" + columns]
 
@@ -195,8 +196,9 @@ def status_line(status: dict) -> str:
     "What `Run.status` says, in a line."
     if not status:
         return "nothing was done yet"
-    place = (status["stage"] or "all stages are done") + (f", step {status['step']} of {status['steps']}"
-                                                          if status.get("step") is not None else "")
+    place = status["stage"] or "all stages are done"
+    if status.get("step") is not None:
+        place += f", step {status['step']} of {status['steps']}"
     left = f", about {planning.duration(status['seconds_left'])} left" if status.get("seconds_left") else ""
     return f"{status['state']}: {place}{left}" + (f" ({status['message']})" if status.get("message") else "")
 

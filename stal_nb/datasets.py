@@ -63,9 +63,9 @@ def open_scenes(role: str, root: Path, config: Any) -> Dataset:
     if role == "source":
         return SceneDataset("sim", config.source_images, size=config.image_size, seed=config.seed,
                             exclude=config.exclude, cache=CACHE)
-    count, seed = (config.target_images,
-                   config.seed) if role == "target" else (config.val_images, config.seed + 1_000_003)
-    return SceneDataset("real", count, size=config.image_size, seed=seed, cache=CACHE)
+    if role == "target":
+        return SceneDataset("real", config.target_images, size=config.image_size, seed=config.seed, cache=CACHE)
+    return SceneDataset("real", config.val_images, size=config.image_size, seed=config.seed + 1_000_003, cache=CACHE)
 
 
 def open_folder(role: str, root: Path, config: Any) -> Dataset | None:

@@ -52,8 +52,9 @@ def fixed_bytes(
 ) -> dict[str, int]:  # bytes by what they are for, on each device
     "Memory that does not depend on the images: four copies of the weights, and the banks."
     weights = 4 * count_parameters(config, num_classes)["all"]
-    capacity = config.bank_capacity if isinstance(config.bank_capacity,
-                                                  tuple) else (config.bank_capacity,) * num_classes
+    capacity = config.bank_capacity
+    if not isinstance(capacity, tuple):
+        capacity = (capacity,) * num_classes
     return {"weights": weights, "gradients": weights, "momentum": weights, "teacher": weights,
             "memory bank": 4 * config.embedding_dim * sum(capacity)}
 
@@ -228,9 +229,8 @@ def memory_plan(
 ) -> dict[str, int]:  # bytes on each device, by what they are for, and "all"
     """Estimated memory of training on each device, without what the framework itself takes (about half a gigabyte on
     a GPU)."""
-    parts = fixed_bytes(config,
-                        num_classes) | {"activations": trial.scaled(config.crop_size,
-                                                                    step_share(config, processes)).saved}
+    activations = trial.scaled(config.crop_size, step_share(config, processes)).saved
+    parts = fixed_bytes(config, num_classes) | {"activations": activations}
     return parts | {"all": sum(parts.values())}
 
 # %% ../nbs/runtime/planning.ipynb #f9152210
@@ -298,8 +298,9 @@ def step_seconds(
     loader[StepPlan(0, (config.seed,), [0] * config.source_batch, [0] * config.target_batch, [None] * labelled,
                     [0] * config.unlabelled_batch, [0] * config.unlabelled_batch, [-1] * config.unlabelled_batch)]
     loading = (time.perf_counter() - started) * config.accumulate / max(1, config.workers) / processes
-    return {"network": network, "loading": loading, "all": max(network, loading) if config.workers
-            else network + loading, "workers": config.workers, "slower": "network" if network >= loading else "loading"}
+    together = max(network, loading) if config.workers else network + loading
+    return {"network": network, "loading": loading, "all": together, "workers": config.workers,
+            "slower": "network" if network >= loading else "loading"}
 
 # %% ../nbs/runtime/planning.ipynb #2e1ada7e
 def stage_plans(
@@ -363,8 +364,8 @@ def plan_run(
         look = try_prediction(config, num_classes, size, device) / processes
     stages = stage_plans(budget, step.pop("all"), look)
     place = next(folder for folder in (folder, *folder.absolute().parents) if folder.exists())
-    disk = disk_plan(config, num_classes, len(stages),
-                     config.keep_checkpoints) | {"free": shutil.disk_usage(place).free}
+    disk = disk_plan(config, num_classes, len(stages), config.keep_checkpoints)
+    disk["free"] = shutil.disk_usage(place).free
     memory = memory_plan(config, num_classes, trial, processes)
     images = {"source": len(data.source), "target": len(data.target), "groups": len(set(data.target.groups)),
               "validation": 0 if data.val is None else len(data.val)}

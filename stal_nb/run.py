@@ -243,8 +243,8 @@ class Run(RunView):
         if exists:
             run = cls.open(path, source, target, validation)
             found, expected = run.config.to_dict(), config.to_dict()
-            different = [f"{k} (found {found.get(k)!r}, expected {v!r})" for k,
-                         v in expected.items() if found.get(k) != v]
+            different = [f"{key} (found {found.get(key)!r}, expected {value!r})"
+                         for key, value in expected.items() if found.get(key) != value]
             if different:
                 raise StoreError(f"run folder {path}: belongs to another configuration: {'; '.join(different)}")
             return run
@@ -311,8 +311,7 @@ class Run(RunView):
         kind, number = split_stage(stage)
         with self.working():
             check_whole_fork(self)
-            if kind in ("query",
-                        "train") and self.checkpoints.set_damaged_aside(self._needed_checkpoints(kind, number)):
+            if self.checkpoints.set_damaged_aside(self._needed_checkpoints(kind, number)):
                 return self.stage  # it is done again
             if kind == "source":
                 stages.train_source(self)
@@ -340,9 +339,10 @@ class Run(RunView):
             (stage,) = broadcast_object_list([stage])
         return stage
 
-    def _needed_checkpoints(self, kind: str, number: int) -> list[str]:
-        "The trained stages that a query or a training begins with."
-        return (kind == "query" and stages.ensemble_stages(self.config, number)) or [stage_before(number)]
+    def _needed_checkpoints(self, kind: str, number: int | None) -> list[str]:
+        "The trained stages that a query or a training begins with; the other stages need none."
+        members = stages.ensemble_stages(self.config, number) if kind == "query" else []
+        return members or ([stage_before(number)] if kind in ("query", "train") else [])
 
     def _write_summary(self) -> None:
         if process_state(self.device).is_main_process:

@@ -257,8 +257,8 @@ class PartFile:
                 return None
             (cells,) = csv.reader([line.decode()], strict=True)
             row = dict(zip(self.columns, cells, strict=True))
-            return row | {m: float(row[m])
-                          for m in self.scoring.measures} | {c: json.loads(row[c]) for c in self.scoring.columns}
+            row |= {measure: float(row[measure]) for measure in self.scoring.measures}
+            return row | {column: json.loads(row[column]) for column in self.scoring.columns}
         except (ValueError, csv.Error):  # wrong number of cells, half a number, bytes that are no text
             return None
 
@@ -441,14 +441,12 @@ def _put_together(folder: Path, dataset: Dataset, pool: Sequence[int], scoring: 
         rows = lambda: (found[dataset.ids[i]] for i in pool)  # noqa: E731
         if "features" in scoring.needs:
             both = chain(rows(), (known[dataset.ids[i]] for i in also))
-            write_csv(folder / "embeddings.csv", ({"id": row["id"],
-                                                   **{f"e{k}": v for k, v in enumerate(row["features"])}}
-                                                   for row in both), alike=True)
+            vectors = ({"id": row["id"], **{f"e{k}": v for k, v in enumerate(row["features"])}} for row in both)
+            write_csv(folder / "embeddings.csv", vectors, alike=True)
         if "class_shares" in scoring.needs:
             name = lambda k: classes[k] if k < len(classes) else str(k)  # noqa: E731
-            write_csv(folder / "class_shares.csv", ({"id": row["id"],
-                                                     **{name(k): v for k, v in enumerate(row["class_shares"])}}
-                                                     for row in rows()), alike=True)
+            shares = ({"id": row["id"], **{name(k): v for k, v in enumerate(row["class_shares"])}} for row in rows())
+            write_csv(folder / "class_shares.csv", shares, alike=True)
         if "regions" in scoring.needs:
             write_csv(folder / "regions.csv", ({"id": row["id"], "y": y, "x": x, "radius": scoring.radius,
                                                 "score": score}
