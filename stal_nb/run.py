@@ -86,7 +86,8 @@ def check_whole_fork(run: stages.RunParts) -> None:
     for folder in [*([run.layout.folder("source")] if after else []), *map(run.layout.round_folder, rounds)]:
         if not (folder / "metrics.json").exists():
             raise StoreError(f"run folder {run.path}: found a fork of {run.config.forked_from!r} without "
-                             f"{folder / 'metrics.json'}: it was interrupted. Fork again into this folder, which completes it")
+                             f"{folder / 'metrics.json'}: it was interrupted. "
+                             "Fork again into this folder, which completes it")
 
 # %% ../nbs/13_run.ipynb #3a121598
 def given_datasets(source: Dataset | None, target: Dataset | None, validation: Dataset | None) -> dict[str, Dataset]:

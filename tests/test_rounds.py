@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import load_file
 from tiny import TINY, tiny
 
+from stal_nb import datasets, stages
 from stal_nb import scoring as scoring_module
-from stal_nb import stages
 from stal_nb.runtime.errors import (
     AwaitingLabels, BudgetError, ConfigError, DataError, DeviceMemoryError, StoreError,
 )
@@ -541,6 +541,14 @@ def test_a_part_that_was_finished_does_not_finish_the_whole_image(tmp_path):
     with pytest.raises(AwaitingLabels) as second:
         run.finish()
     assert set(second.value.ids) == set(json.loads((run.round_folder(1) / "query.json").read_text())["ids"]) and second.value.ids
+
+
+def test_a_kind_of_data_is_one_function_and_one_row(monkeypatch):
+    monkeypatch.setattr(datasets, "KINDS", dict(datasets.KINDS))
+    datasets.register("noon", lambda role, root, config: SceneDataset("sim", 3, size=(32, 64), seed=1), roles=("source",), on_disk=False)
+    assert len(datasets.RunData(tiny(source="noon")).source) == 3
+    with pytest.raises(ConfigError, match="data: found 'noon', expected one of scenes, camvid, cityscapes, folder"):
+        tiny(data="noon")
 
 
 def test_data_sets_can_be_handed_to_a_run_and_are_asked_for_again(tmp_path):
