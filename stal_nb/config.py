@@ -295,7 +295,7 @@ class Config(TrainingConfig):
     annotator: str = bounded("oracle", choices=("oracle", "person"))  # who labels: the truth, or a person
     first_strategy: str = bounded("random", choices=STRATEGIES)  # how the first images are chosen
     strategy: str = bounded("entropy", choices=STRATEGIES)  # how the images of later rounds are chosen
-    budget_unit: str = bounded("images", choices=UNITS)  # what `budgets` count
+    budget_unit: str = bounded("images", choices=lambda: UNITS)  # what `budgets` count
     region_radius: int = bounded(16, minimum=1)  # regions are (2 r + 1) x (2 r + 1) pixels; the window of RIPU's map
     pixel_spacing: int = 5  # two pixels queried in one image are farther apart than this, if so many fit
     per_image: int = 0  # regions or pixels queried in one image at most, if more than its share; 0: equal shares
