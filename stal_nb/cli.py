@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['parse_setting', 'parser', 'configured', 'check_data', 'describe', 'try_report', 'predict_folder', 'status_line',
-           'main']
+           'run_path', 'work_on', 'main']
 
 # %% ../nbs/runtime/cli.ipynb #6069aed5
 import argparse
@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from . import planning
 from .config import PAPER_BUDGETS, PRESETS, SETTINGS, Config
 from .data import ImageFolder
 from .datasets import RunData
@@ -30,7 +31,6 @@ from .run import Run
 from .runtime.distributed import process_state
 from .runtime.errors import AwaitingLabels, ConfigError, StalError
 from .runtime.files import atomic_write_bytes
-from . import planning
 
 # %% ../nbs/runtime/cli.ipynb #f29797da
 def parse_setting(
@@ -50,29 +50,39 @@ def parse_setting(
 # %% ../nbs/runtime/cli.ipynb #6c53dd2d
 def parser() -> argparse.ArgumentParser:
     "The command line of stal_nb."
-    top = argparse.ArgumentParser(prog="stal_nb", description="Self-training plus active learning for domain-adaptive segmentation.")
+    top = argparse.ArgumentParser(prog="stal_nb",
+                                  description="Self-training plus active learning for domain-adaptive segmentation.")
     commands = top.add_subparsers(dest="command", required=True)
     run = commands.add_parser("run", help="start a run (or continue the same one) from a preset")
     plan = commands.add_parser("plan", help="print what a run would take, before anything starts")
-    check = commands.add_parser("check-data", help="read every file of the data sets, count classes, and name what is broken")
+    check = commands.add_parser("check-data", help="read every file of the data sets, count classes, and name what is "
+                                                   "broken")
     for command in (run, plan, check):
         command.add_argument("--preset", default="demo", help=f"one of {', '.join(PRESETS)}")
         command.add_argument("--root", default="", help="folder of the target data (unused for scenes)")
         command.add_argument("--source-root", default="", help="folder of the source data (unused for scenes)")
-        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="change a setting; may be repeated")
+        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                             help="change a setting; may be repeated")
     for command in (run, plan):
         command.add_argument("--setting", default="ssda", help=f"of the literature: {', '.join(SETTINGS)}")
-        command.add_argument("--budget", default="", help=f"one of the paper's experiments: {', '.join(PAPER_BUDGETS).replace('%', '%%')}")
+        command.add_argument("--budget", default="", help="one of the paper's experiments: "
+                                                          f"{', '.join(PAPER_BUDGETS).replace('%', '%%')}")
         command.add_argument("--out", default="", help="the run's folder; default runs/PRESET")
-        command.add_argument("--oracle", action="store_true", help="train with all target labels instead: the upper bound")
-    plan.add_argument("--processes", type=int, default=0, help="devices that will share the work; default: those there are")
+        command.add_argument("--oracle", action="store_true",
+                             help="train with all target labels instead: the upper bound")
+    plan.add_argument("--processes", type=int, default=0,
+                      help="devices that will share the work; default: those there are")
     check.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read files")
-    check.add_argument("--limit", type=int, default=0, help="look at so many images of each part, spread over it; default: all")
-    check.add_argument("--page", default="", help="also write an HTML page with class histograms and examples to this file")
-    for name, text in (("resume", "continue a stopped run"), ("report", "write report.html of a run"), ("status", "print what a run is doing")):
+    check.add_argument("--limit", type=int, default=0,
+                       help="look at so many images of each part, spread over it; default: all")
+    check.add_argument("--page", default="", help="also write an HTML page with class histograms and examples to this "
+                                                  "file")
+    for name, text in (("resume", "continue a stopped run"), ("report", "write report.html of a run"),
+                       ("status", "print what a run is doing")):
         commands.add_parser(name, help=text).add_argument("path", help="the run's folder")
     predict = commands.add_parser("predict", help="label a folder of images with the network of a run")
-    for name, text in (("path", "the run's folder"), ("images", "a folder of images"), ("to", "folder for the label files")):
+    for name, text in (("path", "the run's folder"), ("images", "a folder of images"),
+                       ("to", "folder for the label files")):
         predict.add_argument(name, help=text)
     for command in commands.choices.values():
         command.add_argument("--no-bar", action="store_true", help="no progress bars")
@@ -81,18 +91,22 @@ def parser() -> argparse.ArgumentParser:
 # %% ../nbs/runtime/cli.ipynb #4cc9133e
 def configured(options: argparse.Namespace) -> Config:
     "The configuration that a command line describes."
-    config = Config.preset(options.preset, **{"data_root": options.root, "source_root": options.source_root, **dict(parse_setting(s) for s in options.set)})
+    changes = {"data_root": options.root, "source_root": options.source_root}
+    changes |= dict(parse_setting(text) for text in options.set)
+    config = Config.preset(options.preset, **changes)
     if getattr(options, "budget", ""):
         if options.budget not in PAPER_BUDGETS:
             raise ConfigError(f"--budget: found {options.budget!r}, expected one of {', '.join(PAPER_BUDGETS)}")
         budgets = PAPER_BUDGETS[options.budget]
-        config = replace(config, budgets=budgets, **{name: getattr(config, name)[: len(budgets)] for name in ("round_steps", "round_epochs")})
+        lengths = {name: getattr(config, name)[: len(budgets)] for name in ("round_steps", "round_epochs")}
+        config = replace(config, budgets=budgets, **lengths)
     config = config.setting(getattr(options, "setting", "ssda"))
     if not getattr(options, "oracle", False):
         return config
     if config.round_epochs:  # as many steps as the run that it bounds
         run = Run(Path(), config)
-        config = replace(config, round_steps=tuple(run.steps_of(n) for n in range(len(config.budgets))), round_epochs=())
+        config = replace(config, round_steps=tuple(run.steps_of(n) for n in range(len(config.budgets))),
+                         round_epochs=())
     return config.oracle()
 
 # %% ../nbs/runtime/cli.ipynb #1eb4c998
@@ -100,11 +114,13 @@ def check_data(
     config: Config,
     workers: int = 0,  # processes that read files
     limit: int = 0,  # images of each part, spread over it; 0 = all
-    page: str | Path = "",  # HTML file for class histograms and examples; its name is continued by the part's; "" = none
+    page: str | Path = "",  # HTML file for histograms and examples, one a part; "" = none
     bar: bool = True,
 ) -> bool:  # whether every file can be used
-    "Read the data sets of a configuration, print what is in them, and name every broken file. Raises `DataError` if a whole part is missing."
-    everything = {} if config.source == "scenes" else {"source_images": 0}  # of files all, not only those that the seed chooses for a run
+    """Read the data sets of a configuration, print what is in them, and name every broken file. Raises `DataError`
+    if a whole part is missing."""
+    # of files all, not only those that the seed chooses for a run
+    everything = {} if config.source == "scenes" else {"source_images": 0}
     whole, data = True, RunData(replace(config, annotator="person", **everything))
     parts = {"source": data.source, "target": data.target, "validation": data.val}
     for name, dataset in parts.items():
@@ -123,17 +139,21 @@ def check_data(
 # %% ../nbs/runtime/cli.ipynb #d4ab2783
 def describe(summary: dict) -> str:
     "The results of a run as a small table of text."
-    extra = [name for name in ("miou_16", "miou_13") if any(name in (entry or {}) for entry in (summary["source_only"], *summary["rounds"]))]
-    lines = [f"{'':<12}{'labelled':>10}{'of target':>11}{'mIoU':>8}{'student':>9}" + "".join(f"{name.replace('miou_', 'mIoU '):>9}" for name in extra)]
+    entries = [entry for entry in (summary["source_only"], *summary["rounds"]) if entry]
+    extra = [name for name in ("miou_16", "miou_13") if any(name in entry for entry in entries)]
+    columns = "".join(f"{name.replace('miou_', 'mIoU '):>9}" for name in extra)
+    lines = [f"{'':<12}{'labelled':>10}{'of target':>11}{'mIoU':>8}{'student':>9}" + columns]
 
     def row(name: str, labelled: int, fraction: float, entry: dict) -> str:
         number = lambda value, width: f"{'–' if value is None else format(value, '.1f'):>{width}}"  # noqa: E731
         scores = number(entry["miou"], 8) + number(entry.get("student", {}).get("miou"), 9)
-        return f"{name:<12}{labelled:>10}{fraction:>11.1%}{scores}" + "".join(number(entry.get(key), 9) for key in extra)
+        further = "".join(number(entry.get(key), 9) for key in extra)
+        return f"{name:<12}{labelled:>10}{fraction:>11.1%}{scores}{further}"
 
     if summary["source_only"]:
         lines.append(row("source only", 0, 0.0, summary["source_only"]))
-    lines += [row(f"round {entry['round']}", entry["labelled"], entry["fraction"], entry) for entry in summary["rounds"]]
+    lines += [row(f"round {entry['round']}", entry["labelled"], entry["fraction"], entry)
+              for entry in summary["rounds"]]
     return "\n".join([*lines, f"{summary['seconds']:.0f} s of training and evaluation"])
 
 # %% ../nbs/runtime/cli.ipynb #2a4061e7
@@ -142,7 +162,8 @@ def try_report(run: Run) -> None:
     try:
         from stal_nb.app.report import write_report
     except ImportError as error:
-        print(f"No report: {error.name} is missing. Install the plotting libraries with: pip install 'stal_nb[notebooks]'")
+        print(f"No report: {error.name} is missing. Install the plotting libraries with: pip install "
+              "'stal_nb[notebooks]'")
         return
     print(f"Report: {write_report(run)}")
 
@@ -153,14 +174,17 @@ def predict_folder(
     out: str | Path,  # folder for the label PNGs (class positions), and, in `colour/`, the same in colours; created
     stage: str | None = None,  # "source" or "round N"; None = the last one that is finished
 ) -> int:  # how many images
-    "What the trained network says of any images: one label file each, of the image's own size. Raises `DataError` for images that cannot be read."
-    done = [name for name in ("source", *(f"round {n}" for n in range(len(run.config.budgets)))) if (run._folder(name) / "metrics.json").exists()]
+    """What the trained network says of any images: one label file each, of the image's own size. Raises `DataError`
+    for images that cannot be read."""
+    done = run.layout.trained
     if stage not in (done if stage else [*done, None]) or not done:
-        raise ConfigError(f"stage: found {stage!r}, expected one of the finished stages: {', '.join(done) or 'none yet'}")
+        raise ConfigError(f"stage: found {stage!r}, expected one of the finished stages: "
+                          f"{', '.join(done) or 'none yet'}")
     dataset, model, out = ImageFolder(images), run.model_after(stage or done[-1]), Path(out)
     for index in tqdm(range(len(dataset)), desc="predicting", disable=not run.bar, unit="image"):
         with torch.inference_mode():
-            ids = predict_logits(model, dataset.load_image(index)[None].to(run.device), run.config.eval_size).argmax(1)[0].cpu().numpy()
+            ids = predict_logits(model, dataset.load_image(index)[None].to(run.device),
+                                 run.config.eval_size).argmax(1)[0].cpu().numpy()
         for folder, picture in ((out, ids.astype(np.uint8)), (out / "colour", run.data.label_space.colorize(ids))):
             png = io.BytesIO()
             Image.fromarray(picture).save(png, "PNG")
@@ -172,41 +196,59 @@ def status_line(status: dict) -> str:
     "What `Run.status` says, in a line."
     if not status:
         return "nothing was done yet"
-    place = (status["stage"] or "all stages are done") + (f", step {status['step']} of {status['steps']}" if status.get("step") is not None else "")
+    place = status["stage"] or "all stages are done"
+    if status.get("step") is not None:
+        place += f", step {status['step']} of {status['steps']}"
     left = f", about {planning.duration(status['seconds_left'])} left" if status.get("seconds_left") else ""
     return f"{status['state']}: {place}{left}" + (f" ({status['message']})" if status.get("message") else "")
 
+# %% ../nbs/runtime/cli.ipynb #b1cd20d9
+def run_path(options: argparse.Namespace) -> Path:
+    "The run's folder: as it is named, or by the preset."
+    default = f"runs/{getattr(options, 'preset', '')}{'-oracle' * getattr(options, 'oracle', False)}"
+    return Path(getattr(options, "path", "") or getattr(options, "out", "") or default)
+
+
+def work_on(
+    run: Run,
+    options: argparse.Namespace,
+    speaks: bool,  # whether this process is the one of several that prints
+) -> None:
+    "What `run`, `resume`, `report`, `status` and `predict` do with a run."
+    if options.command == "status":
+        print(status_line(run.status()))
+        return
+    if options.command == "predict":
+        print(f"{predict_folder(run, options.images, options.to)} label files in {options.to}")
+        return
+    if options.command != "report":
+        if run.stage is None and speaks:
+            print(f"{run.path}: this run is complete; choose another --out for a new one.")
+        run.finish()
+        if speaks:
+            print(describe(run.summary()))
+    if speaks:
+        try_report(run)
+
 # %% ../nbs/runtime/cli.ipynb #fb96b5a9
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point of the command `stal_nb`. Exit status: 0 done, 1 refused with a reason (or broken files found), 2 waits for a person's labels, 130 stopped by a signal.
+    """Entry point of the command `stal_nb`. Exit status: 0 done, 1 refused with a reason (or broken files found), 2
+    waits for a person's labels, 130 stopped by a signal.
 
     Several processes (`accelerate launch -m stal_nb run ...`) run the same command; one of them speaks."""
     options = parser().parse_args(arguments)
-    path = Path(getattr(options, "path", "") or getattr(options, "out", "") or f"runs/{getattr(options, 'preset', '')}{'-oracle' * getattr(options, 'oracle', False)}")
-    speaks = True
+    path, speaks = run_path(options), True
     try:
         if options.command == "check-data":
-            return 0 if check_data(configured(options), options.workers, options.limit, options.page, not options.no_bar) else 1
+            whole = check_data(configured(options), options.workers, options.limit, options.page, not options.no_bar)
+            return 0 if whole else 1
         if options.command == "plan":
             print(planning.words(Run(path, configured(options)).plan(options.processes)))
             return 0
         run = Run.create(configured(options), path) if options.command == "run" else Run.open(path)
         speaks = process_state(run.device).is_main_process
         run.bar = speaks and not options.no_bar
-        if options.command == "status":
-            print(status_line(run.status()))
-            return 0
-        if options.command == "predict":
-            print(f"{predict_folder(run, options.images, options.to)} label files in {options.to}")
-            return 0
-        if options.command != "report":
-            if run.stage is None and speaks:
-                print(f"{path}: this run is complete; choose another --out for a new one.")
-            run.finish()
-            if speaks:
-                print(describe(run.summary()))
-        if speaks:
-            try_report(run)
+        work_on(run, options, speaks)
         return 0
     except KeyboardInterrupt:
         if speaks:

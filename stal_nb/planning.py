@@ -4,22 +4,30 @@
 
 # %% auto #0
 __all__ = ['TRIAL_SECONDS', 'count_parameters', 'fixed_bytes', 'Trial', 'trial_size', 'try_step', 'try_prediction', 'step_share',
-           'memory_plan', 'disk_plan', 'words', 'duration']
+           'memory_plan', 'disk_plan', 'words', 'duration', 'step_seconds', 'stage_plans', 'plan_notes', 'plan_run']
 
 # %% ../nbs/runtime/planning.ipynb #c577616e
 import math
+import shutil
 import time
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from .config import TrainingConfig
+from .budget import Budget
+from .config import Config, TrainingConfig
+from .data import load_image
+from .datasets import AcquiredLabels, RunData
 from .runtime.devices import flush_denormals
 from .runtime.errors import ConfigError
+from .sampling import StepLoader, StepPlan, WithoutLabels
+from .scoring import enough_memory
 from .step import TrainingState, build_model, training_step
+from .store import LabelStore
 
 # %% ../nbs/runtime/planning.ipynb #1fdc4ff9
 @lru_cache(maxsize=16)  # a plan asks three times
@@ -44,8 +52,11 @@ def fixed_bytes(
 ) -> dict[str, int]:  # bytes by what they are for, on each device
     "Memory that does not depend on the images: four copies of the weights, and the banks."
     weights = 4 * count_parameters(config, num_classes)["all"]
-    capacity = config.bank_capacity if isinstance(config.bank_capacity, tuple) else (config.bank_capacity,) * num_classes
-    return {"weights": weights, "gradients": weights, "momentum": weights, "teacher": weights, "memory bank": 4 * config.embedding_dim * sum(capacity)}
+    capacity = config.bank_capacity
+    if not isinstance(capacity, tuple):
+        capacity = (capacity,) * num_classes
+    return {"weights": weights, "gradients": weights, "momentum": weights, "teacher": weights,
+            "memory bank": 4 * config.embedding_dim * sum(capacity)}
 
 # %% ../nbs/runtime/planning.ipynb #ebb5b94a
 class Trial(NamedTuple):
@@ -62,7 +73,8 @@ class Trial(NamedTuple):
         "What another size and number of images would take."
         factor = math.prod(crop_size) * images / (math.prod(self.crop_size) * self.images)
         return Trial(self.constant_seconds + (self.seconds - self.constant_seconds) * factor,
-                     round(self.constant + (self.saved - self.constant) * factor), self.constant, self.constant_seconds, tuple(crop_size), images)
+                     round(self.constant + (self.saved - self.constant) * factor), self.constant, self.constant_seconds,
+                     tuple(crop_size), images)
 
 # %% ../nbs/runtime/planning.ipynb #28e8f2b7
 TRIAL_SECONDS = 4.0  # about what a trial of one step may take on a CPU
@@ -89,7 +101,8 @@ def try_step(
     unlabelled: int = 1,  # unlabelled images (each has a CutMix partner, which only the teacher sees)
     tries: int = 3,  # the first one warms up
 ) -> Trial:
-    "Train a fresh network for a few steps on random images, in the configuration's precision. Raises `ConfigError` if that does not fit into the device's memory."
+    """Train a fresh network for a few steps on random images, in the configuration's precision. Raises `ConfigError`
+    if that does not fit into the device's memory."""
     device = torch.device(device)
     size = trial_size(config.crop_size, device) if crop_size is None else tuple(crop_size)
     smaller = tuple(max(33, round(0.7 * side)) for side in size)
@@ -101,49 +114,76 @@ def try_step(
     constant = lambda large, small: min(small, max(0, large - (large - small) / max(1, n - fewer) * n))  # noqa: E731
     return Trial(seconds, saved, round(constant(saved, less)), constant(seconds, first), size, labelled + unlabelled)
 
-# %% ../nbs/runtime/planning.ipynb #561327d4
-@flush_denormals()
-def _one_trial(config: TrainingConfig, num_classes: int, device: torch.device, size: tuple[int, int], labelled: int, unlabelled: int,
-               tries: int) -> tuple[float, int]:
-    "Seconds of the fastest step, and bytes kept for its backward pass."
-    config = replace(config, weights=None, crop_size=size, bank_capacity=256, bank_push=min(config.bank_push, 64))
+# %% ../nbs/runtime/planning.ipynb #257dfb16
+def _random_batch(
+    num_classes: int,  # C
+    size: tuple[int, int],  # (height, width)
+    labelled: int,
+    unlabelled: int,
+) -> dict[str, torch.Tensor]:
+    "What the loader would give for a step, of random numbers."
     rng = torch.Generator().manual_seed(0)
     batch = {
-        "image": torch.rand(labelled, 3, *size, generator=rng), "labels": torch.randint(num_classes, (labelled, *size), generator=rng),
+        "image": torch.rand(labelled, 3, *size, generator=rng),
+        "labels": torch.randint(num_classes, (labelled, *size), generator=rng),
         "source_index": torch.arange(labelled), "labelled_index": torch.zeros(0, dtype=torch.int64)}
     if unlabelled:
-        batch |= {"unlabelled": torch.rand(2 * unlabelled, 3, *size, generator=rng), "padding": torch.zeros(2 * unlabelled, *size, dtype=torch.bool),
-                  "unlabelled_index": torch.arange(2 * unlabelled), "partner_class": torch.zeros(unlabelled, dtype=torch.int64)}
+        batch |= {"unlabelled": torch.rand(2 * unlabelled, 3, *size, generator=rng),
+                  "padding": torch.zeros(2 * unlabelled, *size, dtype=torch.bool),
+                  "unlabelled_index": torch.arange(2 * unlabelled),
+                  "partner_class": torch.zeros(unlabelled, dtype=torch.int64)}
+    return batch
+
+
+def _timed_step(
+    state: TrainingState,
+    batch: dict[str, torch.Tensor],
+    config: TrainingConfig,
+    device: torch.device,
+) -> tuple[float, int]:
+    "Seconds of one step, and bytes kept for its backward pass, but for the weights."
+    own = {p.untyped_storage().data_ptr() for p in state.parameters()}
+    saved: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    _wait(device)
+    started = time.perf_counter()
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.mixed_precision)
+    autocast = torch.autocast(device.type, dtype=precision, enabled=precision is not None)
+    with saved_tensors_hooks(keep, lambda tensor: tensor), autocast:
+        loss, _ = training_step(state, batch, config, 0.0, torch.Generator(device).manual_seed(0))
+    loss.backward()
+    _wait(device)
+    return time.perf_counter() - started, sum(saved.values())
+
+# %% ../nbs/runtime/planning.ipynb #561327d4
+@flush_denormals()
+def _one_trial(config: TrainingConfig, num_classes: int, device: torch.device, size: tuple[int, int], labelled: int,
+               unlabelled: int, tries: int) -> tuple[float, int]:
+    "Seconds of the fastest step, and bytes kept for its backward pass."
+    config = replace(config, weights=None, crop_size=size, bank_capacity=256, bank_push=min(config.bank_push, 64))
+    seconds, saved = math.inf, 0
     try:
         state = TrainingState(config, num_classes, labelled, 2 * max(1, unlabelled)).to(device)
         if config.channels_last:
             state.to(memory_format=torch.channels_last)
         state.student.train()
+        batch = _random_batch(num_classes, size, labelled, unlabelled)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
-        own = {p.untyped_storage().data_ptr() for p in state.parameters()}
-        seconds, saved = math.inf, {}
         for _ in range(max(1, tries)):
-            saved = {}
-
-            def keep(tensor):
-                storage = tensor.untyped_storage()
-                if storage.data_ptr() not in own:
-                    saved[storage.data_ptr()] = storage.nbytes()
-                return tensor
-
-            _wait(device)
-            started = time.perf_counter()
-            precision = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.mixed_precision)
-            with saved_tensors_hooks(keep, lambda tensor: tensor), torch.autocast(device.type, dtype=precision, enabled=precision is not None):
-                loss, _ = training_step(state, batch, config, 0.0, torch.Generator(device).manual_seed(0))
-            loss.backward()
-            _wait(device)
-            seconds = min(seconds, time.perf_counter() - started)
+            taken, saved = _timed_step(state, batch, config, device)
+            seconds = min(seconds, taken)
             state.student.zero_grad()
     except torch.OutOfMemoryError as error:
-        raise ConfigError(f"crop_size: found {size}, for which one labelled and one unlabelled image do not fit into the memory of {device} ({error}); "
+        raise ConfigError(f"crop_size: found {size}, for which one labelled and one unlabelled image do not fit into "
+                          f"the memory of {device} ({error}); "
                           "expected a smaller crop, a smaller backbone or mixed precision") from error
-    return seconds, sum(saved.values())
+    return seconds, saved
 
 # %% ../nbs/runtime/planning.ipynb #1116b615
 def _wait(device: torch.device) -> None:
@@ -187,8 +227,10 @@ def memory_plan(
     trial: Trial,  # of `try_step`
     processes: int = 1,  # devices
 ) -> dict[str, int]:  # bytes on each device, by what they are for, and "all"
-    "Estimated memory of training on each device, without what the framework itself takes (about half a gigabyte on a GPU)."
-    parts = fixed_bytes(config, num_classes) | {"activations": trial.scaled(config.crop_size, step_share(config, processes)).saved}
+    """Estimated memory of training on each device, without what the framework itself takes (about half a gigabyte on
+    a GPU)."""
+    activations = trial.scaled(config.crop_size, step_share(config, processes)).saved
+    parts = fixed_bytes(config, num_classes) | {"activations": activations}
     return parts | {"all": sum(parts.values())}
 
 # %% ../nbs/runtime/planning.ipynb #f9152210
@@ -212,17 +254,23 @@ def words(
     images, memory, disk, step = (plan[k] for k in ("images", "memory", "disk", "step"))
     gigabytes = lambda count: f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"  # noqa: E731
     lines = [
-        f"{plan['name']}: {images['source']:,} source images, {images['target']:,} target images in {images['groups']} groups, "
+        f"{plan['name']}: {images['source']:,} source images, {images['target']:,} target images in {images['groups']} "
+        "groups, "
         f"{images['validation']:,} for validation",
-        f"network: {plan['network']['all'] / 1e6:.1f} million parameters ({plan['network']['backbone'] / 1e6:.1f} in the backbone), "
+        f"network: {plan['network']['all'] / 1e6:.1f} million parameters ({plan['network']['backbone'] / 1e6:.1f} in "
+        "the backbone), "
         f"{plan['processes']} x {plan['device']}, {plan['mixed_precision']}", "",
         f"{'stage':<14}{'labelled':>9}{'steps':>10}{'epochs':>9}{'time':>12}"]
-    lines += [f"{s['stage']:<14}{s['labelled']:>9,}{s['steps']:>10,}{s['epochs']:>9.1f}{duration(s['seconds']):>12}" for s in plan["stages"]]
+    lines += [f"{s['stage']:<14}{s['labelled']:>9,}{s['steps']:>10,}{s['epochs']:>9.1f}{duration(s['seconds']):>12}"
+              for s in plan["stages"]]
     lines += [
         f"{'all':<14}{'':>9}{sum(s['steps'] for s in plan['stages']):>10,}{'':>9}{duration(plan['seconds']):>12}", "",
-        f"a step: {step['network']:.2f} s of network, {step['loading']:.2f} s of loading with {step['workers']} workers: the {step['slower']} is slower",
-        f"memory of each device: {gigabytes(memory['all'])} ({', '.join(f'{k} {gigabytes(v)}' for k, v in memory.items() if k != 'all')})",
-        f"disk: {gigabytes(disk['all'])} for checkpoints of {gigabytes(disk['checkpoint'])}; {gigabytes(disk['free'])} free"]
+        f"a step: {step['network']:.2f} s of network, {step['loading']:.2f} s of loading with {step['workers']} "
+        f"workers: the {step['slower']} is slower",
+        f"memory of each device: {gigabytes(memory['all'])} "
+        f"({', '.join(f'{k} {gigabytes(v)}' for k, v in memory.items() if k != 'all')})",
+        f"disk: {gigabytes(disk['all'])} for checkpoints of {gigabytes(disk['checkpoint'])}; {gigabytes(disk['free'])} "
+        "free"]
     return "\n".join([*lines, *(f"! {note}" for note in plan["notes"])])
 
 # %% ../nbs/runtime/planning.ipynb #a2b009f3
@@ -232,3 +280,97 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * length:
             return f"{seconds / length:.1f} {unit}"
     return f"{seconds:.0f} s"
+
+# %% ../nbs/runtime/planning.ipynb #f5fecadc
+def step_seconds(
+    config: Config,
+    data: RunData,
+    store: LabelStore,
+    trial: Trial,  # of `try_step`
+    processes: int = 1,  # devices that share the work
+) -> dict[str, Any]:  # "network", "loading" and "all" in seconds; "workers"; which is "slower"
+    "Time of a step of training, from a trial of the network and one of the loading."
+    network = trial.scaled(config.crop_size, step_share(config, processes)).seconds * config.accumulate
+    started = time.perf_counter()
+    loader = StepLoader(config, data.label_space.num_classes, data.source, AcquiredLabels(data.target, store),
+                        WithoutLabels(data.target))
+    labelled = config.source_batch + config.target_batch
+    loader[StepPlan(0, (config.seed,), [0] * config.source_batch, [0] * config.target_batch, [None] * labelled,
+                    [0] * config.unlabelled_batch, [0] * config.unlabelled_batch, [-1] * config.unlabelled_batch)]
+    loading = (time.perf_counter() - started) * config.accumulate / max(1, config.workers) / processes
+    together = max(network, loading) if config.workers else network + loading
+    return {"network": network, "loading": loading, "all": together, "workers": config.workers,
+            "slower": "network" if network >= loading else "loading"}
+
+# %% ../nbs/runtime/planning.ipynb #2e1ada7e
+def stage_plans(
+    budget: Budget,
+    step: float,  # seconds of a step
+    look: float,  # seconds of predicting one whole image
+) -> list[dict[str, Any]]:  # "stage", "labelled" images, "steps", "epochs", "seconds"
+    "Length of the source model and of each round."
+    config, data, stages = budget.config, budget.data, []
+    pool, looks = len(data.target), 2 if config.eval_student else 1
+    val = 0 if data.val is None else min(len(data.val), config.val_limit or len(data.val)) * looks
+    source_images = config.source_batch + config.target_batch
+    stages.append({"stage": "source only", "labelled": 0, "steps": config.source_steps,
+                   "epochs": config.source_steps * config.accumulate * source_images / max(1, len(data.source)),
+                   "seconds": config.source_steps * step + val * look})
+    for number in range(len(config.budgets)):
+        labelled, steps = budget.planned_images(number), budget.steps_of(number)
+        scored = pool - (budget.totals[number - 1] if number and config.budget_unit == "images" else 0)
+        stages.append({"stage": "warm-up" if number == 0 else f"round {number}", "labelled": labelled, "steps": steps,
+                       "epochs": steps * config.accumulate * config.unlabelled_batch / max(1, pool - labelled),
+                       "seconds": steps * step + (scored + val) * look})
+    return stages
+
+# %% ../nbs/runtime/planning.ipynb #c56d4889
+def plan_notes(
+    config: Config,
+    device: torch.device,
+    step: dict[str, Any],  # of `step_seconds`
+    memory: dict[str, int],  # of `memory_plan`
+    disk: dict[str, int],  # of `disk_plan`, and "free"
+) -> list[str]:
+    "Warnings of a plan: a disk or a device that is too small, a network that waits for its data."
+    notes = []
+    if disk["free"] < disk["all"]:
+        notes.append(f"the disk has {disk['free'] / 1e9:.1f} GB free, and checkpoints need {disk['all'] / 1e9:.1f} GB")
+    if device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        if memory["all"] > 0.85 * total:
+            notes.append(f"the device has {total / 1e9:.1f} GB: reduce crop_size, raise accumulate, or use more "
+                         "devices")
+    if step["loading"] > 1.1 * step["network"]:
+        notes.append(f"the network waits for data: more than {config.workers} workers would help")
+    return notes
+
+# %% ../nbs/runtime/planning.ipynb #e2e9fc1a
+def plan_run(
+    budget: Budget,  # has configuration and data
+    store: LabelStore,
+    device: torch.device,
+    folder: Path,  # of the run, whether it is there or not: how much disk is free
+    processes: int = 1,  # devices that share the work
+) -> dict[str, Any]:  # see `words`
+    """What a run will take, from a trial of a few seconds. Nothing is trained, fetched or written.
+
+    Raises `ConfigError` if not even two images fit into the memory of the device."""
+    config, data, num_classes = budget.config, budget.data, budget.data.label_space.num_classes
+    trial = try_step(config, num_classes, device)
+    step = step_seconds(config, data, store, trial, processes)
+    size = tuple(config.eval_size or load_image(data.target, 0).shape[1:])
+    with enough_memory("prediction", device, 1, size, data.target):
+        look = try_prediction(config, num_classes, size, device) / processes
+    stages = stage_plans(budget, step.pop("all"), look)
+    place = next(folder for folder in (folder, *folder.absolute().parents) if folder.exists())
+    disk = disk_plan(config, num_classes, len(stages), config.keep_checkpoints)
+    disk["free"] = shutil.disk_usage(place).free
+    memory = memory_plan(config, num_classes, trial, processes)
+    images = {"source": len(data.source), "target": len(data.target), "groups": len(set(data.target.groups)),
+              "validation": 0 if data.val is None else len(data.val)}
+    return {
+        "name": config.name, "device": str(device), "processes": processes, "mixed_precision": config.mixed_precision,
+        "images": images, "network": count_parameters(config, num_classes), "stages": stages,
+        "seconds": sum(stage["seconds"] for stage in stages), "step": step, "memory": memory, "disk": disk,
+        "notes": plan_notes(config, device, step, memory, disk)}

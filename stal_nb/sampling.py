@@ -30,15 +30,15 @@ class StepPlan(NamedTuple):
     paste: list[tuple[str, int, tuple[int, ...]] | None]  # per labelled image: (pool, index, classes) to paste, or None
     unlabelled: list[int]  # indices of unlabelled images in the target data set
     partner: list[int]  # indices of their CutMix partners
-    partner_class: list[int]  # the class each partner is asked for; -1 for no mixing
+    partner_class: list[int]  # the class that each partner should show; -1 for no mixing
 
 
 class PlanState(NamedTuple):
     "What the sampler knows: a snapshot taken every `plan_every` steps, so that data can be loaded ahead of the device."
     class_probs: np.ndarray  # (C,) sampling probability of a class, sums to 1
     source_table: np.ndarray  # (source images, C) bool: known to show the class
-    target_table: np.ndarray  # (target images, C) bool: by bought labels where there are any, else by pseudo-labels
-    labelled: np.ndarray  # indices of the target images with bought labels
+    target_table: np.ndarray  # (target images, C) bool: by acquired labels where there are any, else by pseudo-labels
+    labelled: np.ndarray  # indices of the target images with acquired labels
     unlabelled: np.ndarray  # indices of the other target images
 
 # %% ../nbs/runtime/sampling.ipynb #d0341c5a
@@ -53,8 +53,10 @@ def draw_in_epochs(
     count: int,  # how many to draw
     length: int,  # images in the pool
 ) -> list[int]:  # indices
-    "The `start`-th and following draws of a stream that shows each image once an epoch, in an order that depends on nothing else."
-    return [int(_epoch_order(seed, k // length, length)[k % length]) for k in range(start, start + count)] if length else []
+    """The `start`-th and following draws of a stream that shows each image once an epoch, in an order that depends
+    on nothing else."""
+    return [int(_epoch_order(seed, k // length, length)[k % length])
+            for k in range(start, start + count)] if length else []
 
 
 def _draw_image(rng: np.random.Generator, table: np.ndarray, pool: np.ndarray, wanted: int) -> int:
@@ -106,7 +108,7 @@ class StepLoader(Dataset):
         config: TrainingConfig,
         num_classes: int,
         source: Dataset,  # labelled source images; length 0 in the source-free setting
-        labelled: Dataset,  # the target images, with the labels bought so far
+        labelled: Dataset,  # the target images, with the labels acquired so far
         unlabelled: Dataset,  # the target images, their labels hidden
         process_index: int = 0,  # which of the processes that train together loads here, from 0
         process_count: int = 1,  # P, how many there are; each gets 1/P of the images of every kind
@@ -119,13 +121,14 @@ class StepLoader(Dataset):
         sample = self.pools[pool][index]
         scale = self.config.source_scale if pool == "source" else self.config.target_scale
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        return weak_augment(sample.image, sample.labels, self.config.crop_size, generator, scale=scale, interpolated_ids=self._departs(pool))
+        return weak_augment(sample.image, sample.labels, self.config.crop_size, generator, scale=scale,
+                            interpolated_ids=self._departs(pool))
 
     def _paste(self, pool: str, index: int, seed: tuple[int, ...]):
         sample = self.pools[pool][index]
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seed).generate_state(1)[0]))
-        return paste_augment(sample.image, sample.labels, self.config.crop_size, generator, scale=self.config.paste_scale,
-                             interpolated_ids=self._departs(pool))
+        return paste_augment(sample.image, sample.labels, self.config.crop_size, generator,
+                             scale=self.config.paste_scale, interpolated_ids=self._departs(pool))
 
     def _departs(self, pool: str) -> bool:
         return self.config.interpolated_ids and pool == "source"
@@ -134,39 +137,49 @@ class StepLoader(Dataset):
         "The slots of this process among the `count` of one kind."
         n, rest = divmod(count, self.process_count)
         if rest:
-            raise ConfigError(f"{name}: found {count} images a step, expected a multiple of the {self.process_count} processes")
+            raise ConfigError(f"{name}: found {count} images a step, expected a multiple of the {self.process_count} "
+                              "processes")
         return range(self.process_index * n, (self.process_index + 1) * n)
 
     def __getitem__(self, plan: StepPlan) -> dict[str, Tensor]:
         "Raises `ConfigError` if the images of a kind cannot be shared out evenly."
-        S, T, U = (self._share(f"{kind}_batch", len(of)) for kind, of in zip(("source", "target", "unlabelled"), (plan.source, plan.labelled, plan.unlabelled)))
-        slots = [(k, "source", plan.source[k]) for k in S] + [(len(plan.source) + k, "labelled", plan.labelled[k]) for k in T]
+        sources = self._share("source_batch", len(plan.source))
+        targets = self._share("target_batch", len(plan.labelled))
+        bases = self._share("unlabelled_batch", len(plan.unlabelled))
+        slots = [(k, "source", plan.source[k]) for k in sources]
+        slots += [(len(plan.source) + k, "labelled", plan.labelled[k]) for k in targets]
         views = [self._view(pool, i, (*plan.seed, 0, k)) for k, pool, i in slots]
         height, width = self.config.crop_size
         batch = {
             "image": torch.stack([v[0] for v in views]) if views else torch.zeros(0, 3, height, width),
             "labels": torch.stack([v[1] for v in views]) if views else torch.zeros(0, height, width, dtype=torch.int64),
-            "source_index": torch.tensor(plan.source[S.start:S.stop], dtype=torch.int64),
-            "labelled_index": torch.tensor(plan.labelled[T.start:T.stop], dtype=torch.int64),
+            "source_index": torch.tensor([plan.source[k] for k in sources], dtype=torch.int64),
+            "labelled_index": torch.tensor([plan.labelled[k] for k in targets], dtype=torch.int64),
         }
         if any(plan.paste[k] is not None for k, _, _ in slots):
-            classes = torch.zeros(len(slots), self.num_classes, dtype=torch.bool)
-            image, labels = torch.zeros_like(batch["image"]), torch.full_like(batch["labels"], IGNORE)
-            for row, (k, _, _) in enumerate(slots):
-                if plan.paste[k] is not None:
-                    pool, index, pasted = plan.paste[k]
-                    image[row], labels[row] = self._paste(pool, index, (*plan.seed, 1, k))
-                    classes[row, list(pasted)] = True
-            batch |= {"paste_image": image, "paste_labels": labels, "paste_classes": classes}
-        if plan.unlabelled:
-            places = [*U, *(len(plan.unlabelled) + k for k in U)]
-            indices = [(plan.unlabelled + plan.partner)[k] for k in places]
-            views = [self._view("unlabelled", i, (*plan.seed, 2, k)) for k, i in zip(places, indices)]
-            batch |= {"unlabelled": torch.stack([v[0] for v in views]),  # (2U,3,H,W): bases, then partners
-                      "padding": torch.stack([v[1] == IGNORE for v in views]),  # (2U,H,W): outside of the image
-                      "unlabelled_index": torch.tensor(indices, dtype=torch.int64),
-                      "partner_class": torch.tensor(plan.partner_class[U.start:U.stop], dtype=torch.int64)}
-        return batch
+            batch |= self._pasted(plan, [k for k, _, _ in slots], batch["image"], batch["labels"])
+        return batch | self._unlabelled(plan, bases) if plan.unlabelled else batch
+
+    def _pasted(self, plan: StepPlan, slots: list[int], image: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        "The images that pixels are pasted from, and the classes of these pixels; ignored where nothing is pasted."
+        classes = torch.zeros(len(slots), self.num_classes, dtype=torch.bool)
+        image, labels = torch.zeros_like(image), torch.full_like(labels, IGNORE)
+        for row, k in enumerate(slots):
+            if plan.paste[k] is not None:
+                pool, index, pasted = plan.paste[k]
+                image[row], labels[row] = self._paste(pool, index, (*plan.seed, 1, k))
+                classes[row, list(pasted)] = True
+        return {"paste_image": image, "paste_labels": labels, "paste_classes": classes}
+
+    def _unlabelled(self, plan: StepPlan, bases: range) -> dict[str, Tensor]:
+        "The unlabelled images of this process, and their partners."
+        places = [*bases, *(len(plan.unlabelled) + k for k in bases)]
+        indices = [(plan.unlabelled + plan.partner)[k] for k in places]
+        views = [self._view("unlabelled", i, (*plan.seed, 2, k)) for k, i in zip(places, indices, strict=True)]
+        return {"unlabelled": torch.stack([v[0] for v in views]),  # (2U,3,H,W): bases, then partners
+                "padding": torch.stack([v[1] == IGNORE for v in views]),  # (2U,H,W): outside of the image
+                "unlabelled_index": torch.tensor(indices, dtype=torch.int64),
+                "partner_class": torch.tensor([plan.partner_class[k] for k in bases], dtype=torch.int64)}
 
 # %% ../nbs/runtime/sampling.ipynb #fcf5e6b2
 class WithoutLabels(Dataset):

@@ -13,13 +13,14 @@ import json
 import math
 import zlib
 from collections import ChainMap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +85,7 @@ class Scoring:
     radius: int = 16  # of the regions; 0 = pixels
     suppress: int = 32  # no two centres within so many pixels
     per_image: int = 1  # candidates of one image
-    asked: Mapping[str, list[Region]] = field(default_factory=dict)  # what was asked for before
+    queried: Mapping[str, list[Region]] = field(default_factory=dict)  # before: image -> its regions
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -103,13 +104,14 @@ class Scoring:
 
 # %% ../nbs/runtime/scoring.ipynb #cdc0bb6f
 def _candidates(probs: Tensor, id: str, scoring: Scoring) -> list[tuple[int, int, float]]:
-    "Row, column and score of the best regions of one image, away from what was asked for before."
+    "Row, column and score of the best regions of one image, away from what was queried before."
     score = scoring.pixel_map(probs, scoring.window, scoring.generator(id))[0]
-    if id in scoring.asked:
-        before = region_mask(scoring.asked[id], tuple(score.shape)).to(score.device)
+    if id in scoring.queried:
+        before = region_mask(scoring.queried[id], tuple(score.shape)).to(score.device)
         score = score.masked_fill(box_sum(before.int(), scoring.radius or scoring.suppress) > 0, -torch.inf)
     centres = select_regions(score, scoring.per_image, scoring.radius, scoring.suppress)
-    return [(y, x, value) for (y, x), value in zip(centres.tolist(), score[centres[:, 0], centres[:, 1]].tolist())]
+    values = score[centres[:, 0], centres[:, 1]].tolist()
+    return [(y, x, value) for (y, x), value in zip(centres.tolist(), values, strict=True)]
 
 # %% ../nbs/runtime/scoring.ipynb #8fb8ff0b
 def score_batch(
@@ -117,8 +119,10 @@ def score_batch(
     batch: Sequence[Sample],  # images of one size
     scoring: Scoring,
     device: torch.device | str = "cpu",
-) -> list[dict]:  # one row an image: id, group, scores; features (D,), class_shares (C,), regions [(y, x, score)] if needed
-    "Everything a strategy wants to know of a few images. The maps of one image at a time are in memory."
+) -> list[dict]:  # one row an image: id, group, scores; features, class_shares, regions
+    """Everything a strategy wants to know of a few images. The maps of one image at a time are in memory.
+
+    If needed, a row has features (D,), class_shares (C,) and regions [(y, x, score)]."""
     images, size = torch.stack([sample.image for sample in batch]).to(device), batch[0].image.shape[1:]
     seen = images
     if scoring.eval_size is not None and tuple(scoring.eval_size) != tuple(size):
@@ -132,7 +136,8 @@ def score_batch(
             logits = torch.nn.functional.interpolate(logits.float(), size, mode="bilinear", align_corners=False)
         found = strip_scores(logits, {*scoring.measures, *scoring.columns})
         if "bald" in scoring.needs:
-            found["bald"] = bald(dropout_passes(model, image, scoring.mc_passes, scoring.generator(sample.id), predict=predict)).mean((1, 2))
+            found["bald"] = bald(dropout_passes(model, image, scoring.mc_passes, scoring.generator(sample.id),
+                                                predict=predict)).mean((1, 2))
         if "ensemble" in scoring.needs:
             found["ensemble"] = bald(ensemble_passes(scoring.members, image, predict)).mean((1, 2))
         row = {"id": sample.id, "group": sample.group, **{name: found[name].item() for name in scoring.measures}}
@@ -180,14 +185,14 @@ def score_images(
 
 # %% ../nbs/runtime/scoring.ipynb #aa4daf92
 class _Rows(Mapping):
-    "Rows of a file by id. Only where they stand is kept in memory; each is read when it is asked for."
+    "Rows of a file by id. Only where they stand is kept in memory; each is read when it is needed."
 
     def __init__(self, path: Path, places: dict[str, int], parse: Callable[[bytes], dict]):
         self.path, self.places, self.parse, self._file = path, places, parse, None
 
     def __getitem__(self, id: str) -> dict:
         place = self.places[id]
-        self._file = self._file or open(self.path, "rb")
+        self._file = self._file or open(self.path, "rb")  # noqa: SIM115, kept open
         self._file.seek(place)
         return self.parse(self._file.readline())
 
@@ -204,7 +209,8 @@ class _Rows(Mapping):
 
 # %% ../nbs/runtime/scoring.ipynb #193bb075
 class PartFile:
-    "Rows of a scoring pass that grow on disk. Opening it reads the whole rows and cuts off what is torn. Raises `StoreError` if it cannot be written."
+    """Rows of a scoring pass that grow on disk. Opening it reads the whole rows and cuts off what is torn. Raises
+    `StoreError` if it cannot be written."""
 
     def __init__(
         self,
@@ -223,7 +229,8 @@ class PartFile:
                 if not whole:
                     self._append([",".join(self.columns) + "\n"])
             except OSError as error:
-                raise StoreError(f"{path}: found '{error.strerror or error}', expected a file that can be written") from error
+                raise StoreError(f"{path}: found '{error.strerror or error}', expected a file that can be "
+                                 "written") from error
 
     def _read(self) -> tuple[dict[str, int], int]:
         "Where in the file the row of each id begins, and the length up to the last whole one."
@@ -250,7 +257,8 @@ class PartFile:
                 return None
             (cells,) = csv.reader([line.decode()], strict=True)
             row = dict(zip(self.columns, cells, strict=True))
-            return row | {m: float(row[m]) for m in self.scoring.measures} | {c: json.loads(row[c]) for c in self.scoring.columns}
+            row |= {measure: float(row[measure]) for measure in self.scoring.measures}
+            return row | {column: json.loads(row[column]) for column in self.scoring.columns}
         except (ValueError, csv.Error):  # wrong number of cells, half a number, bytes that are no text
             return None
 
@@ -262,7 +270,8 @@ class PartFile:
         lines = []
         for row in rows:
             text = io.StringIO()
-            cells = [row["id"], row["group"], *(repr(row[m]) for m in self.scoring.measures), *(json.dumps(row[c]) for c in self.scoring.columns)]
+            cells = [row["id"], row["group"], *(repr(row[m]) for m in self.scoring.measures),
+                     *(json.dumps(row[c]) for c in self.scoring.columns)]
             csv.writer(text, lineterminator="\n").writerow(cells)
             if "\n" in text.getvalue()[:-1]:
                 raise StoreError(f"image id {row['id']!r}: found a line break in the id or the group, expected none")
@@ -274,11 +283,13 @@ class PartFile:
             with open(self.path, "ab") as file:
                 file.write("".join(lines).encode())
         except OSError as error:
-            raise StoreError(f"{self.path}: found '{error.strerror or error}', expected to be able to append; rows before are intact") from error
+            raise StoreError(f"{self.path}: found '{error.strerror or error}', expected to be able to append; rows "
+                             "before are intact") from error
 
 # %% ../nbs/runtime/scoring.ipynb #7c188898
 class Scored:
-    "What a scoring pass left in a folder: `scores.csv`, and `embeddings.csv`, `class_shares.csv`, `regions.csv` as far as they were needed."
+    """What a scoring pass left in a folder: `scores.csv`, and `embeddings.csv`, `class_shares.csv`, `regions.csv` as
+    far as they were needed."""
 
     FILES = {"features": "embeddings.csv", "class_shares": "class_shares.csv", "regions": "regions.csv"}
 
@@ -287,7 +298,8 @@ class Scored:
 
     def complete(self, scoring: Scoring) -> bool:
         "Whether everything that is needed is there."
-        if not (self.folder / "scores.csv").exists() or not all((self.folder / self.FILES[c]).exists() for c in scoring.columns):
+        if not (self.folder / "scores.csv").exists() or not all((self.folder / self.FILES[c]).exists()
+                                                                for c in scoring.columns):
             return False
         with (self.folder / "scores.csv").open(newline="") as file:
             header = next(csv.reader(file), [])
@@ -296,7 +308,8 @@ class Scored:
     @cached_property
     def rows(self) -> list[dict]:
         "id, group and scores of each image of the pool."
-        return [{k: v if k in ("id", "group") else float(v) for k, v in row.items()} for row in self._table("scores.csv")]
+        return [{k: v if k in ("id", "group") else float(v) for k, v in row.items()}
+                for row in self._table("scores.csv")]
 
     def _table(self, name: str) -> Iterator[dict]:
         with (self.folder / name).open(newline="") as file:
@@ -313,7 +326,8 @@ class Scored:
                 if (k := missing.pop(id, None)) is not None:
                     found[k] = torch.tensor([float(v) for v in values])
         if missing:
-            raise StoreError(f"{self.folder / name}: found no row for {len(missing)} images, {min(missing)!r} first, expected one for each")
+            raise StoreError(f"{self.folder / name}: found no row for {len(missing)} images, {min(missing)!r} first, "
+                             "expected one for each")
         return found
 
     def features(self, ids: Sequence[str]) -> Tensor | None:  # (n, D)
@@ -326,7 +340,8 @@ class Scored:
 
     @cached_property
     def _regions(self) -> list[tuple[Region, float]]:
-        return [(Region(r["id"], int(r["y"]), int(r["x"]), int(r["radius"])), float(r["score"])) for r in self._table("regions.csv")]
+        return [(Region(r["id"], int(r["y"]), int(r["x"]), int(r["radius"])), float(r["score"]))
+                for r in self._table("regions.csv")]
 
     @property
     def regions(self) -> list[Region]:
@@ -351,17 +366,20 @@ def score_into(
     bar: bool = True,
     process: int = 0,  # which of the processes this is
     processes: int = 1,  # how many share the work
-    on_images: Callable[[int, int], None] | None = None,  # called with (images done, images to do) of this process after each batch
+    on_images: Callable[[int, int], None] | None = None,  # (images done, images to do) after each batch
 ) -> None:
     "Score this process's share of the images that no part file has yet."
     mine = PartFile(stem.with_name(f"{stem.name}.part-{process}.csv"), scoring)
-    known = set(mine.rows).union(*(PartFile(f, scoring, writable=False).rows for f in stem.parent.glob(f"{stem.name}.part-*.csv") if f != mine.path))
+    known = set(mine.rows).union(*(PartFile(f, scoring, writable=False).rows
+                                   for f in stem.parent.glob(f"{stem.name}.part-*.csv") if f != mine.path))
     chunks = [indices[k:k + scoring.batch_size] for k in range(0, len(indices), scoring.batch_size)]
-    mine_to_do = chunks[process::processes]  # shared out first: what others have written meanwhile must not move the shares
+    # shared out first: what others have written meanwhile must not move the shares
+    mine_to_do = chunks[process::processes]
     missing = [chunk for chunk in mine_to_do if not all(dataset.ids[i] in known for i in chunk)]
     samples = prefetch([dataset[i] for i in chunk] for chunk in missing)
     done, total = 0, sum(map(len, missing))
-    with tqdm(total=total, desc="scoring", disable=not bar or process > 0, dynamic_ncols=True, unit="image") as progress:
+    with tqdm(total=total, desc="scoring", disable=not bar or process > 0, dynamic_ncols=True,
+              unit="image") as progress:
         for chunk in samples:
             for batch in same_size_batches(chunk, range(len(chunk)), len(chunk)):
                 mine.add(score_batch(model, batch, scoring, device))
@@ -381,12 +399,12 @@ def score_pool(
     bar: bool = True,
     also: Sequence[int] = (),  # images of which only the embedding is wanted: those that have a label already
     classes: Sequence[str] = (),  # names for the columns of `class_shares.csv`; () = their numbers
-    on_images: Callable[[int, int], None] | None = None,  # called with (images done, images to do) of this process after each batch
+    on_images: Callable[[int, int], None] | None = None,  # (images done, images to do) after each batch
 ) -> Scored:
-    """Score a pool into a folder, resumably, shared by the processes of Accelerate. A finished pass is read and not repeated.
+    """Score a pool into a folder, resumably, shared by the processes of Accelerate. A finished pass is read and not
+    repeated.
 
-    Raises `StoreError` if the folder cannot be written.
-    """
+    Raises `StoreError` if the folder cannot be written."""
     folder, device, training = Path(folder), torch.device(device), model.training
     scored, state = Scored(folder), process_state(device)
     embedding = replace(scoring, needs=frozenset({"features"}))
@@ -395,7 +413,8 @@ def score_pool(
         state.wait_for_everyone()  # nobody begins while another still looks for what is there
         for stem, indices, what in (("scores", pool, scoring), ("labelled", also, embedding)):
             if len(indices) or stem == "scores":
-                score_into(folder / stem, model, dataset, indices, what, device, bar, state.process_index, state.num_processes, on_images)
+                score_into(folder / stem, model, dataset, indices, what, device, bar, state.process_index,
+                           state.num_processes, on_images)
         model.train(training)
         state.wait_for_everyone()
         if state.is_main_process:
@@ -406,7 +425,7 @@ def score_pool(
 # %% ../nbs/runtime/scoring.ipynb #f31b6073
 @contextmanager
 def _parts(folder: Path, stem: str, scoring: Scoring) -> Iterator[Mapping[str, dict]]:
-    "The rows of all part files, read one by one when they are asked for."
+    "The rows of all part files, read one by one when they are needed."
     files = [PartFile(file, scoring, writable=False) for file in sorted(folder.glob(f"{stem}.part-*.csv"))]
     try:
         yield ChainMap(*(file.rows for file in files))
@@ -415,21 +434,25 @@ def _parts(folder: Path, stem: str, scoring: Scoring) -> Iterator[Mapping[str, d
             file.rows.close()
 
 
-def _put_together(folder: Path, dataset: Dataset, pool: Sequence[int], scoring: Scoring, also: Sequence[int], embedding: Scoring,
-                  classes: Sequence[str]) -> None:
+def _put_together(folder: Path, dataset: Dataset, pool: Sequence[int], scoring: Scoring, also: Sequence[int],
+                  embedding: Scoring, classes: Sequence[str]) -> None:
     "Tables from part files, in the order of the data set; `scores.csv` last, since it says that all is there."
     with _parts(folder, "scores", scoring) as found, _parts(folder, "labelled", embedding) as known:
         rows = lambda: (found[dataset.ids[i]] for i in pool)  # noqa: E731
         if "features" in scoring.needs:
             both = chain(rows(), (known[dataset.ids[i]] for i in also))
-            write_csv(folder / "embeddings.csv", ({"id": row["id"], **{f"e{k}": v for k, v in enumerate(row["features"])}} for row in both), alike=True)
+            vectors = ({"id": row["id"], **{f"e{k}": v for k, v in enumerate(row["features"])}} for row in both)
+            write_csv(folder / "embeddings.csv", vectors, alike=True)
         if "class_shares" in scoring.needs:
             name = lambda k: classes[k] if k < len(classes) else str(k)  # noqa: E731
-            write_csv(folder / "class_shares.csv", ({"id": row["id"], **{name(k): v for k, v in enumerate(row["class_shares"])}} for row in rows()), alike=True)
+            shares = ({"id": row["id"], **{name(k): v for k, v in enumerate(row["class_shares"])}} for row in rows())
+            write_csv(folder / "class_shares.csv", shares, alike=True)
         if "regions" in scoring.needs:
-            write_csv(folder / "regions.csv", ({"id": row["id"], "y": y, "x": x, "radius": scoring.radius, "score": score}
+            write_csv(folder / "regions.csv", ({"id": row["id"], "y": y, "x": x, "radius": scoring.radius,
+                                                "score": score}
                                                for row in rows() for y, x, score in row["regions"]), alike=True)
-        write_csv(folder / "scores.csv", ({name: row[name] for name in ("id", "group", *scoring.measures)} for row in rows()), alike=True)
+        write_csv(folder / "scores.csv", ({name: row[name] for name in ("id", "group", *scoring.measures)}
+                                          for row in rows()), alike=True)
     for file in [*folder.glob("scores.part-*.csv"), *folder.glob("labelled.part-*.csv")]:
         file.unlink(missing_ok=True)
 
@@ -451,6 +474,8 @@ def enough_memory(
         height, width = size or load_image(dataset, 0).shape[1:]
         advice = [*([f"eval_batch={images // 2} (about half)"] if images > 1 else []),
                   f"eval_size=({height // 2}, {width // 2}) (about a quarter; small things are seen worse)",
-                  *([f"eval_window=({height // 2}, {width // 2}) (about a quarter; only of evaluation)"] if doing == "evaluation" else [])]
-        raise DeviceMemoryError(f"{doing}: found too little memory on {device} ({memory_words(device)}) for {images} images of {height} x {width} pixels. "
+                  *([f"eval_window=({height // 2}, {width // 2}) (about a quarter; only of evaluation)"]
+                    if doing == "evaluation" else [])]
+        raise DeviceMemoryError(f"{doing}: found too little memory on {device} ({memory_words(device)}) for {images} "
+                                f"images of {height} x {width} pixels. "
                                 f"Less is needed with {'; '.join(advice)}. What was finished before is kept") from error

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['MAX_PIXELS', 'LOCK_SECONDS', 'checked_label', 'encode_label', 'decode_label', 'make_record', 'StaleLabelError',
-           'LabelStore']
+           'stale_label', 'one_writer', 'check_label_space', 'read_label', 'record_of', 'LabelVersions',
+           'records_in_force', 'LabelStore']
 
 # %% ../nbs/runtime/store.ipynb #69862682
 import io
@@ -12,25 +13,23 @@ import json
 import math
 import os
 import secrets
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 from .labels import IGNORE, LabelSpace, check_labels
+from .runtime import files
 from .runtime.errors import ConfigError, LabelError, StoreError
-from stal_nb.runtime.files import (
-    append_line, atomic_write_bytes, atomic_write_json, id_of_name, make_folder, name_of_id, read_lines,
-    read_log, remove_leftovers, replacing, sync_folder,
-)
 
 # %% ../nbs/runtime/store.ipynb #3719d9c6
 MAX_PIXELS = 80_000_000  # above this, Pillow takes a picture for an attack
@@ -53,13 +52,15 @@ def checked_label(
         tensor = torch.from_numpy(array.astype(np.int64))
     if tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool:
         raise LabelError(f"{where}: found type {tensor.dtype}, expected integers")
-    if tensor.ndim != 2 or not 0 < tensor.numel() <= MAX_PIXELS or (size is not None and tuple(tensor.shape) != tuple(size)):
+    if tensor.ndim != 2 or not 0 < tensor.numel() <= MAX_PIXELS or (size is not None
+                                                                    and tuple(tensor.shape) != tuple(size)):
         expected = "(H, W)" if size is None else tuple(size)
-        raise LabelError(f"{where}: found shape {tuple(tensor.shape)}, expected {expected} with 1 to {MAX_PIXELS:,} pixels")
+        raise LabelError(f"{where}: found shape {tuple(tensor.shape)}, expected {expected} with 1 to {MAX_PIXELS:,} "
+                         "pixels")
     check_labels(tensor, label_space, where)
     return tensor.to(torch.uint8).numpy()
 
-
+# %% ../nbs/runtime/store.ipynb #a83966d0
 def encode_label(
     ids: np.ndarray,  # (H, W) uint8
     record: str,  # provenance in JSON
@@ -85,17 +86,21 @@ def decode_label(
     label_space: LabelSpace,
     where: str | Path,  # the file, for the message
 ) -> tuple[Tensor, dict | None]:  # (H, W) int64 ids, 255 = unlabelled; provenance if there is any
-    "Read what `encode_label` wrote. Raises `StoreError` for a damaged file, `LabelError` for one that holds no ids of the label space."
+    """Read what `encode_label` wrote. Raises `StoreError` for a damaged file, `LabelError` for one that holds no ids
+    of the label space."""
     try:
         Image.open(io.BytesIO(data), formats=["PNG"]).verify()  # all checksums, to the last chunk
         image = Image.open(io.BytesIO(data), formats=["PNG"])
         image.load()
     except Exception as error:  # Pillow has a dozen kinds
-        raise StoreError(f"{where}: found a damaged file of {len(data):,} bytes ({error}), expected a whole PNG") from error
+        raise StoreError(f"{where}: found a damaged file of {len(data):,} bytes ({error}), expected a whole "
+                         "PNG") from error
     if data[24:26] != b"\x08\x00":  # bit depth, colour type
-        raise LabelError(f"{where}: found a PNG of {data[24]} bits and colour type {data[25]}, expected 8 bits and type 0 (grey ids)")
+        raise LabelError(f"{where}: found a PNG of {data[24]} bits and colour type {data[25]}, expected 8 bits and "
+                         "type 0 (grey ids)")
     labels = torch.from_numpy(np.array(image)).long()
-    if any(image.histogram()[label_space.num_classes : IGNORE]):  # counts of each value: quicker than a look at each pixel
+    # counts of each value: quicker than a look at each pixel
+    if any(image.histogram()[label_space.num_classes : IGNORE]):
         check_labels(labels, label_space, str(where))
     return labels, _record_in(image)
 
@@ -118,7 +123,10 @@ def make_record(
     seconds: float,  # how long it took
     extra: dict[str, Any],  # further facts
 ) -> str:  # one line of JSON
-    "The provenance of a label. Raises `ConfigError` naming the argument that cannot be recorded."
+    """The provenance of a label: id, version, when (UTC), annotator, seconds, size, labelled (share of its
+    pixels), further facts.
+
+    Raises `ConfigError` naming the argument that cannot be recorded."""
     own = dict(size=list(ids.shape), labelled=round(float((ids != IGNORE).mean()), 4))
     return _as_line({"id": id, "version": version}, annotator, seconds, own, extra)
 
@@ -135,7 +143,8 @@ def _as_line(first: dict, annotator: str, seconds: float, own: dict, extra: dict
     if not (math.isfinite(seconds) and seconds >= 0):
         raise ConfigError(f"seconds: found {seconds}, expected 0 or more")
     if taken := set(extra) & set(_OWN_KEYS):
-        raise ConfigError(f"provenance: found {', '.join(sorted(taken))}, expected other names: the store fills these in itself")
+        raise ConfigError(f"provenance: found {', '.join(sorted(taken))}, expected other names: the store fills these "
+                          "in itself")
     when = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
     record = {**first, "when": when, "annotator": annotator, "seconds": round(seconds, 3), **own, **extra}
     try:
@@ -148,7 +157,8 @@ def _as_line(first: dict, annotator: str, seconds: float, own: dict, extra: dict
 
 # %% ../nbs/runtime/store.ipynb #7c768bab
 class StaleLabelError(StoreError):
-    "Somebody has saved since a copy was taken, and the copy may not overwrite that unseen: load it and merge, or save again with `base=version`."
+    """Somebody has saved since a copy was taken, and the copy may not overwrite that unseen: load it and merge, or
+    save again with `base=version`."""
 
     def __init__(
         self,
@@ -161,13 +171,146 @@ class StaleLabelError(StoreError):
         super().__init__(message)
         self.id, self.base, self.version, self.record = id, base, version, record or {}
 
+
+def stale_label(
+    id: str,  # of an image
+    base: int,  # the version that the copy was taken from
+    version: int,  # the version that is there now
+    record: dict,  # its provenance
+) -> StaleLabelError:
+    "The error for a save from an old copy, in words that say who saved when, and what can be done."
+    who = f" by {record['annotator']!r} at {record['when']}" if record.get("annotator") and record.get("when") else ""
+    return StaleLabelError(
+        f"label of {id!r}: found version {version}{who}, expected version {base}, from which this copy was made. Load "
+        f"version {version} and "
+        f"merge it, or save again with base={version}: both versions are then kept", id, base, version, record)
+
+# %% ../nbs/runtime/store.ipynb #e503deff
+@contextmanager
+def one_writer(
+    root: Path,  # the store's folder; made if it is not there
+) -> Iterator[None]:
+    """Hold the folder's lock as long as the block lasts; the system frees the lock of a process that dies. Raises
+    `StoreError`."""
+    try:
+        files.make_folder(root)
+        lock = FileLock(root / ".lock", timeout=LOCK_SECONDS)
+        lock.acquire()
+    except Timeout:
+        raise StoreError(f"{root}: found another program that has been writing for {LOCK_SECONDS} s, expected it to "
+                         "finish; "
+                         "nothing was saved, what was there is intact") from None
+    except OSError as error:
+        raise StoreError(f"{root / '.lock'}: found '{error.strerror or error}', expected to be able to write there; "
+                         "what was saved before is intact") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+# %% ../nbs/runtime/store.ipynb #8ab3ad26
+def check_label_space(
+    file: Path,  # label_space.json; nothing is checked if it is not there
+    label_space: LabelSpace,  # expected
+) -> None:
+    """Whether a store holds labels of these classes. Raises `LabelError` if it does not, `StoreError` for a file
+    that cannot be read."""
+    try:
+        found = json.loads(file.read_bytes())
+        name, classes = found["name"], tuple(found["classes"])
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StoreError(f"{file}: found '{error.strerror or error}', expected a readable file") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise StoreError(f"{file}: found a damaged file ({error!r}), expected name and classes of the label space in "
+                         "JSON") from error
+    if classes != label_space.classes:
+        raise LabelError(f"{file}: found labels of {name} ({len(classes)} classes), expected {label_space.name} "
+                         f"({label_space.num_classes} classes): the same ids mean other things there")
+
+# %% ../nbs/runtime/store.ipynb #fdbfcdd1
+def read_label(
+    file: Path,
+    id: str,  # of the image, for the message
+) -> bytes:
+    "The PNG of a label. Raises `StoreError` if it is not there or cannot be read."
+    try:
+        return file.read_bytes()
+    except FileNotFoundError:
+        raise StoreError(f"{file}: found no label of {id!r}, expected one saved before") from None
+    except OSError as error:
+        raise StoreError(f"{file}: found '{error.strerror or error}', expected a readable file") from error
+
+
+def record_of(
+    file: Path,
+) -> dict | None:
+    "The record inside a label, read without its pixels; None if there is no label, or it is damaged, or not ours."
+    with suppress(Exception), Image.open(file, formats=["PNG"]) as image:
+        return _record_in(image)
+    return None
+
+# %% ../nbs/runtime/store.ipynb #19743364
+class LabelVersions:
+    "Earlier versions of labels, under `.versions` of a store."
+
+    def __init__(
+        self,
+        root: Path,  # the store's folder
+    ):
+        self.root = root
+
+    def file(
+        self,
+        id: str,  # of an image
+        version: int,
+    ) -> Path:
+        "Where a version is kept, whether it is there or not."
+        return self.root / ".versions" / files.name_of_id(id) / f"{version:06d}.png"
+
+    def keep(
+        self,
+        id: str,  # of an image
+        version: int,  # of the label in place
+        file: Path,  # the label in place
+    ) -> None:
+        "Give the label in place a second name, before another label takes the first."
+        kept = self.file(id, version)
+        try:
+            files.make_folder(kept.parent)
+            try:
+                os.link(file, kept)
+            # an interrupted save has done it, or the label was deleted by hand and its versions are counted anew
+            except FileExistsError:
+                if not os.path.samefile(file, kept) and file.read_bytes() != kept.read_bytes():
+                    os.replace(kept, kept.with_name(f"{kept.stem}.{secrets.token_hex(4)}.png"))
+                    os.link(file, kept)
+            files.sync_folder(kept.parent)
+        except FileNotFoundError:  # deleted by hand: nothing to keep
+            pass
+        except OSError:  # a file system without second names, or no room
+            files.atomic_write_bytes(kept, read_label(file, id))
+
+# %% ../nbs/runtime/store.ipynb #04a93b71
+def records_in_force(
+    logged: list[dict],  # lines of the log about one image, oldest first
+    inside: dict | None,  # the record inside the label in place
+) -> list[dict]:  # one record a version, the label in place last
+    "The records of an image's versions, without those of saves that were interrupted."
+    # the last of each version: those before it were interrupted
+    versions = {record["version"]: record for record in logged}
+    if inside:
+        versions = {v: record for v, record in versions.items() if v < inside["version"]} | {inside["version"]: inside}
+    return [versions[v] for v in sorted(versions)]
+
 # %% ../nbs/runtime/store.ipynb #48f14cbf
 class LabelStore:
-    """The labels bought so far: a folder of PNG files, `provenance.jsonl`, and `label_space.json`, which says what the ids mean.
+    """The labels acquired so far: a folder of PNG files, `provenance.jsonl`, and `label_space.json`, which says what
+    the ids mean.
 
-    A label is on the disk when `save` returns; those before it are kept under `.versions`. Several programs may use a folder at once.
-    Opening makes no files; it removes temporary ones that killed processes left.
-    """
+    A label is on the disk when `save` returns; those before it are kept under `.versions`. Several programs may
+    use a folder at once. Opening makes no files; it removes temporary ones that killed processes left."""
 
     def __init__(
         self,
@@ -175,8 +318,9 @@ class LabelStore:
         label_space: LabelSpace,  # what the ids mean. Raises `LabelError` if the folder holds labels of other classes
     ):
         self.root, self.label_space = Path(root), label_space
-        self._check_label_space()
-        remove_leftovers(self.root)
+        self.kept = LabelVersions(self.root)
+        check_label_space(self.label_space_file, label_space)
+        files.remove_leftovers(self.root)
 
     @property
     def log_file(self) -> Path:
@@ -193,7 +337,7 @@ class LabelStore:
         id: str,  # of an image
     ) -> Path:  # of its label, whether there is one or not
         "Where the label of an image is kept. Raises `StoreError` for an id that is not safe as a name."
-        return self.root / name_of_id(id)
+        return self.root / files.name_of_id(id)
 
     def save(
         self,
@@ -202,88 +346,44 @@ class LabelStore:
         annotator: str = "",  # who
         seconds: float = 0.0,  # how long it took, 0 or more
         size: tuple[int, int] | None = None,  # (H, W) of the image, to be checked
-        base: int | None = None,  # version that the label was made from, 0 = from none; None = whatever is there may be replaced
+        base: int | None = None,  # version it was made from, 0 = from none; None = any may be replaced
         keep: bool = True,  # whether the label before can be restored; its record stays in the log either way
         **provenance: Any,  # further facts for the record, such as `round=2`
-    ) -> dict:  # the record: id, version, when (UTC), annotator, seconds, size, labelled (share of pixels), further facts
+    ) -> dict:  # the record, see `make_record`
         """Put a label in the place of the one before. When this returns, it is on the disk.
 
-        Raises `LabelError` (type, shape, ids), `ConfigError` (provenance), `StaleLabelError` (another version than `base` is there),
-        `StoreError` (id, disk). The label before is then intact.
-        """
+        Raises `LabelError` (type, shape, ids), `ConfigError` (provenance), `StaleLabelError` (another version
+        than `base` is there), `StoreError` (id, disk). The label before is then intact."""
         file = self.file(id)
         ids = checked_label(labels, self.label_space, f"label of {id!r}", size)
         make_record(id, 1, ids, annotator, seconds, provenance)  # refused before the folder is touched
-        with self._locked():
+        with one_writer(self.root):
             version = self._version(id)
             if base is not None and base != version:
-                raise self._stale(id, base, version)
+                raise stale_label(id, base, version, record_of(file) or {})
             record = make_record(id, version + 1, ids, annotator, seconds, provenance)
             if not self.label_space_file.exists():
-                atomic_write_json(self.label_space_file, {**asdict(self.label_space), "unlabelled": IGNORE})
-            with replacing(file, encode_label(ids, record)):
-                append_line(self.log_file, record)
+                files.atomic_write_json(self.label_space_file, {**asdict(self.label_space), "unlabelled": IGNORE})
+            with files.replacing(file, encode_label(ids, record)):
+                files.append_line(self.log_file, record)
                 if version and keep:
-                    self._keep(id, version)
+                    self.kept.keep(id, version, file)
         return json.loads(record)
-
-    def _stale(self, id: str, base: int, version: int) -> StaleLabelError:
-        record = self._stamp(id) or {}
-        who = f" by {record['annotator']!r} at {record['when']}" if record.get("annotator") and record.get("when") else ""
-        return StaleLabelError(
-            f"label of {id!r}: found version {version}{who}, expected version {base}, from which this copy was made. Load version {version} and "
-            f"merge it, or save again with base={version}: both versions are then kept", id, base, version, record)
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        "One writer at a time, in all processes. The system frees the lock of a process that dies."
-        try:
-            make_folder(self.root)
-            lock = FileLock(self.root / ".lock", timeout=LOCK_SECONDS)
-            lock.acquire()
-        except Timeout:
-            raise StoreError(f"{self.root}: found another program that has been writing for {LOCK_SECONDS} s, expected it to finish; "
-                             "nothing was saved, what was there is intact") from None
-        except OSError as error:
-            raise StoreError(f"{self.root / '.lock'}: found '{error.strerror or error}', expected to be able to write there; "
-                             "what was saved before is intact") from error
-        try:
-            yield
-        finally:
-            lock.release()
-
-    def _version_file(self, id: str, version: int) -> Path:
-        return self.root / ".versions" / name_of_id(id) / f"{version:06d}.png"
-
-    def _keep(self, id: str, version: int) -> None:
-        "Give the label in place a second name, before another label takes the first."
-        file, kept = self.file(id), self._version_file(id, version)
-        try:
-            make_folder(kept.parent)
-            try:
-                os.link(file, kept)
-            except FileExistsError:  # an interrupted save has done it, or the label was deleted by hand and its versions are counted anew
-                if not os.path.samefile(file, kept) and file.read_bytes() != kept.read_bytes():
-                    os.replace(kept, kept.with_name(f"{kept.stem}.{secrets.token_hex(4)}.png"))
-                    os.link(file, kept)
-            sync_folder(kept.parent)
-        except FileNotFoundError:  # deleted by hand: nothing to keep
-            pass
-        except OSError:  # a file system without second names, or no room
-            atomic_write_bytes(kept, self._read(file, id))
 
     def has(
         self,
         id: str,  # of an image
     ) -> bool:
-        "Whether the image has a label: one question to the file system, so always true to the disk. Raises `StoreError`."
-        file = f"{self.root}/{name_of_id(id)}"
+        """Whether the image has a label: one question to the file system, so always true to the disk. Raises
+        `StoreError`."""
+        file = f"{self.root}/{files.name_of_id(id)}"
         try:
             os.stat(file)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:  # not "no": a label that cannot be seen would be paid for twice
-            raise StoreError(f"{file}: found '{error.strerror or error}', expected a folder that can be read") from error
+            raise StoreError(f"{file}: found '{error.strerror or error}', expected a folder that can be "
+                             "read") from error
         return True
 
     def load(
@@ -291,7 +391,8 @@ class LabelStore:
         id: str,  # of an image
         version: int | None = None,  # one of `versions`; None = the label in place
     ) -> Tensor:  # (H, W) int64, class ids, 255 = unlabelled
-        "The label of an image. Raises `StoreError` (missing, damaged, or another image's) and `LabelError` (not ids of the label space)."
+        """The label of an image. Raises `StoreError` (missing, damaged, or another image's) and `LabelError` (not
+        ids of the label space)."""
         return self.load_with_version(id, version)[0]
 
     def load_with_version(
@@ -299,28 +400,20 @@ class LabelStore:
         id: str,  # of an image
         version: int | None = None,  # one of `versions`; None = the label in place
     ) -> tuple[Tensor, int]:  # (H, W) int64 label, and its version: the `base` of a later `save`
-        "A label and its version, read from one file, so that no other writer can come between. Raises what `load` raises."
-        file = self.file(id) if version is None or version == self._version(id) else self._version_file(id, version)
-        labels, record = decode_label(self._read(file, id), self.label_space, file)
+        """A label and its version, read from one file, so that no other writer can come between. Raises what `load`
+        raises."""
+        file = self.file(id) if version is None or version == self._version(id) else self.kept.file(id, version)
+        labels, record = decode_label(read_label(file, id), self.label_space, file)
         self._check_owner(id, record)
         return labels, record["version"] if record else self._version(id)
-
-    @staticmethod
-    def _read(file: Path, id: str) -> bytes:
-        try:
-            return file.read_bytes()
-        except FileNotFoundError:
-            raise StoreError(f"{file}: found no label of {id!r}, expected one saved before") from None
-        except OSError as error:
-            raise StoreError(f"{file}: found '{error.strerror or error}', expected a readable file") from error
 
     def versions(
         self,
         id: str,  # of an image
-    ) -> list[dict]:  # records of `provenance`, each with `kept`: whether its pixels are there and `restore` can bring them back
+    ) -> list[dict]:  # records of `provenance`; `kept`: whether `restore` can bring it back
         "Every version that the label of an image has had, the one in place last."
         records = self.provenance(id)
-        return [{**r, "kept": r is records[-1] or self._version_file(id, r["version"]).exists()} for r in records]
+        return [{**r, "kept": r is records[-1] or self.kept.file(id, r["version"]).exists()} for r in records]
 
     def restore(
         self,
@@ -328,7 +421,8 @@ class LabelStore:
         version: int,  # one of `versions`
         annotator: str = "",  # who
     ) -> dict:  # the record of the new version
-        "Put an earlier version in place again, as a new version: nothing is taken back. Raises `StoreError` if it was not kept."
+        """Put an earlier version in place again, as a new version: nothing is taken back. Raises `StoreError` if it
+        was not kept."""
         labels, now = self.load(id, version), self._version(id)
         return self.save(id, labels, annotator=annotator, base=now, restored=int(version))
 
@@ -341,27 +435,29 @@ class LabelStore:
         **facts: Any,  # more about it
     ) -> dict:  # the record
         "Add something to the log that is not a label. Raises `ConfigError` (facts) and `StoreError` (id, disk)."
-        name_of_id(id)
+        files.name_of_id(id)
         line = _as_line({"id": id}, annotator, seconds, {"event": str(event)}, facts)
-        with self._locked():
-            append_line(self.log_file, line)
+        with one_writer(self.root):
+            files.append_line(self.log_file, line)
         return json.loads(line)
 
     def notes(self) -> list[dict]:  # oldest first
         "What `note` has written."
-        return [record for record in read_lines(self.log_file) if "event" in record and "version" not in record]
+        return [record for record in files.read_lines(self.log_file) if "event" in record and "version" not in record]
 
     def ids(self) -> list[str]:  # sorted
         "The images that have a label. Raises `StoreError` if a folder cannot be read."
         def refuse(error: OSError) -> None:
             if not isinstance(error, FileNotFoundError):
-                raise StoreError(f"{error.filename}: found '{error.strerror or error}', expected a readable folder") from error
+                raise StoreError(f"{error.filename}: found '{error.strerror or error}', expected a readable "
+                                 "folder") from error
 
         found = []
         for folder, folders, names in os.walk(self.root, onerror=refuse):
             folders[:] = [f for f in folders if f[0] != "."]  # earlier versions
             inside = os.path.relpath(folder, self.root).replace(os.sep, "/") + "/"
-            found += [id_of_name(f"{inside}{name}".removeprefix("./")) for name in names if name.endswith(".png") and name[0] != "."]
+            found += [files.id_of_name(f"{inside}{name}".removeprefix("./")) for name in names if name.endswith(".png")
+                      and name[0] != "."]
         return sorted(id for id in found if id is not None)
 
     def provenance(
@@ -369,54 +465,30 @@ class LabelStore:
         id: str,  # of an image
     ) -> list[dict]:  # one record a version, the label in place last; empty if there is no label
         "Where an image's label came from, and those before it."
-        return self._in_force(id, [r for r in read_log(self.log_file) if r.get("id") == id])
+        return self._records(id, [r for r in files.read_log(self.log_file) if r.get("id") == id])
 
     def history(self) -> list[dict]:  # oldest first
         "The provenance of all labels, those that were replaced included."
         logged: dict[str, list[dict]] = {}
-        for record in read_log(self.log_file):
+        for record in files.read_log(self.log_file):
             logged.setdefault(record.get("id"), []).append(record)
-        return sorted((r for id in self.ids() for r in self._in_force(id, logged.get(id, []))), key=lambda r: r.get("when", ""))
+        return sorted((r for id in self.ids() for r in self._records(id, logged.get(id, []))),
+                      key=lambda r: r.get("when", ""))
 
-    def _in_force(self, id: str, logged: list[dict]) -> list[dict]:
-        if not self.has(id):
-            return []
-        versions = {r["version"]: r for r in logged}  # the last of each version: those before it were interrupted
-        if inside := self._stamp(id):
-            versions = {v: r for v, r in versions.items() if v < inside["version"]} | {inside["version"]: inside}
-        return [versions[v] for v in sorted(versions)]
-
-    def _stamp(self, id: str) -> dict | None:
-        "The record inside the label in place, read without its pixels; None if there is no label, or it is damaged, or not ours."
-        with suppress(Exception), Image.open(self.file(id), formats=["PNG"]) as image:
-            return _record_in(image)
-        return None
+    def _records(self, id: str, logged: list[dict]) -> list[dict]:
+        return records_in_force(logged, record_of(self.file(id))) if self.has(id) else []
 
     def _version(self, id: str) -> int:
         "The version of the label in place, 0 if there is none."
         if not self.has(id):
             return 0
-        if inside := self._stamp(id):
+        if inside := record_of(self.file(id)):
             self._check_owner(id, inside)
             return inside["version"]
         return max((r["version"] for r in self.provenance(id)), default=0)
 
     def _check_owner(self, id: str, record: dict | None) -> None:
         if record is not None and record.get("id", id) != id:
-            raise StoreError(f"{self.file(id)}: found the label of {record['id']!r}, expected that of {id!r}; either the file was renamed, "
+            raise StoreError(f"{self.file(id)}: found the label of {record['id']!r}, expected that of {id!r}; either "
+                             "the file was renamed, "
                              "or this disk does not tell upper from lower case")
-
-    def _check_label_space(self) -> None:
-        file = self.label_space_file
-        try:
-            found = json.loads(file.read_bytes())
-            name, classes = found["name"], tuple(found["classes"])
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise StoreError(f"{file}: found '{error.strerror or error}', expected a readable file") from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise StoreError(f"{file}: found a damaged file ({error!r}), expected name and classes of the label space in JSON") from error
-        if classes != self.label_space.classes:
-            raise LabelError(f"{file}: found labels of {name} ({len(classes)} classes), expected {self.label_space.name} "
-                             f"({self.label_space.num_classes} classes): the same ids mean other things there")

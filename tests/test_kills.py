@@ -19,6 +19,7 @@ from tiny import TINY, tiny
 from stal_nb.runtime.errors import AwaitingLabels, StoreError
 from stal_nb.cli import main, status_line
 from stal_nb.run import Run
+from stal_nb.status import RunStatus
 from stal_nb.trainer import Trainer
 from together import start
 
@@ -36,7 +37,7 @@ def finish(path):
 
 
 def weights(run, stage="round 1"):
-    return {k: v for k, v in load_file(run._folder(stage) / "checkpoint.safetensors").items() if k.startswith("state.")}
+    return {k: v for k, v in load_file(run.layout.checkpoint(stage)).items() if k.startswith("state.")}
 
 
 def queries(run):
@@ -70,7 +71,7 @@ def test_a_run_killed_at_random_instants_ends_as_one_that_never_was(unbroken, tm
     while kills < KILLS:
         run = Run.create(tiny(), tmp_path / f"killed-{len(runs)}")
         runs.append(run)
-        stages, bought = [], set()
+        stages, acquired = [], set()
         while run.stage is not None:
             process = start(processes, finish, run.path)
             process.join(rng.uniform(0.3, 2.0) * (1 + len(stages) % 3))
@@ -81,9 +82,9 @@ def test_a_run_killed_at_random_instants_ends_as_one_that_never_was(unbroken, tm
             assert process.exitcode in (0, -signal.SIGKILL)
             stages.append(run.stage)
             store = Run.open(run.path).store
-            assert bought <= set(store.ids()), "a label that was there is gone"
-            bought = set(store.ids())
-            assert all(torch.equal(store.load(id).long(), truth[id]) for id in bought)
+            assert acquired <= set(store.ids()), "a label that was there is gone"
+            acquired = set(store.ids())
+            assert all(torch.equal(store.load(id).long(), truth[id]) for id in acquired)
             assert len(stages) < 60, f"no progress: {stages[-10:]}"
     assert kills >= KILLS
     for run in runs:
@@ -155,19 +156,19 @@ def test_long_looks_at_images_give_signs_of_life(unbroken, tmp_path, monkeypatch
     "Scoring and measuring say how far they are, with what was said of the stage before: a run of another machine that is silent for long counts as dead."
     said, run = [], unbroken.fork(tmp_path / "talks", after=0)
     run.bar = False
-    tell = Run.tell
+    write = RunStatus.write
 
     def every_word(self, state, **facts):
-        tell(self, state, **facts)
-        said.append((self.stage, facts))
-        self._told = -1e9  # long ago
+        write(self, state, **facts)
+        said.append((self.layout.next_stage, facts))
+        self._written = -1e9  # long ago
 
-    monkeypatch.setattr(Run, "tell", every_word)
+    monkeypatch.setattr(RunStatus, "write", every_word)
     run.finish()
-    heard = [(stage, facts["message"], facts.get("steps")) for stage, facts in said if "images" in facts.get("message", "")]
+    messages = [(stage, facts["message"], facts.get("steps")) for stage, facts in said if "images" in facts.get("message", "")]
     pool, val = len(run.data.target) - len(queries(unbroken)[0]["ids"]), len(run.data.val)
-    assert ("round 1: query", f"{pool} of {pool} images scored, about 0 s left", None) in heard
-    assert ("round 1: train", f"{val} of {val} images measured, about 0 s left", run.config.round_steps[1]) in heard
+    assert ("round 1: query", f"{pool} of {pool} images scored, about 0 s left", None) in messages
+    assert ("round 1: train", f"{val} of {val} images measured, about 0 s left", run.config.round_steps[1]) in messages
     assert Run.open(run.path).status()["message"] == ""
 
 

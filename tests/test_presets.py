@@ -18,6 +18,7 @@ from stal_nb.config import PAPER, PAPER_BUDGETS, PRESETS, SETTINGS, Config
 from stal_nb.datasets import RunData
 from stal_nb.run import Run
 from stal_nb.scenes import SceneDataset
+from stal_nb.stages import measure
 
 pytestmark = pytest.mark.slow
 
@@ -174,10 +175,10 @@ def test_unknown_settings_are_named():
 def test_multi_scale_flip_and_windows_in_a_run(trees, tmp_path):
     run = make(trees, tmp_path / "run", budgets=(1,), round_steps=(1,))
     run.finish()
-    plain = run._measure(run.state_after("round 0"), "test")
+    plain = measure(run, run.state_after("round 0"), "test")
     other = Run(run.path, replace(run.config, eval_scales=(0.75, 1.0), eval_flip=True, eval_window=(48, 48)))
     other.bar = False
-    assert other._measure(other.state_after("round 0"), "test")["miou"] != plain["miou"]
+    assert measure(other, other.state_after("round 0"), "test")["miou"] != plain["miou"]
 
 
 # -- a folder of one's own --------------------------------------------------------------------------------------------------------------
@@ -257,7 +258,7 @@ def test_a_plan_says_what_a_run_will_take(trees, tmp_path, capsys):
     plan = run.plan()
     assert [s["steps"] for s in plan["stages"]] == [4, 2, 2, 2] and [s["labelled"] for s in plan["stages"]] == [0, 1, 2, 3]
     assert plan["images"] == {"source": 4, "target": 6, "groups": len(set(run.data.target.groups)), "validation": 2}
-    assert plan["network"]["all"] == sum(p.numel() for p in run._new_state().student.parameters())
+    assert plan["network"]["all"] == sum(p.numel() for p in run.checkpoints.new().student.parameters())
     assert plan["memory"]["all"] == sum(v for k, v in plan["memory"].items() if k != "all") and plan["memory"]["activations"] > 1e6
     assert plan["seconds"] > 0 and plan["disk"]["free"] > 0
     assert run.stage == "source" and not list(run.path.glob("rounds/*"))

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tiny import TINY, tiny
 
-from stal_nb import run as loop
+from stal_nb import datasets, stages
 from stal_nb import scoring as scoring_module
 from stal_nb.runtime.errors import (
     AwaitingLabels, BudgetError, ConfigError, DataError, DeviceMemoryError, StoreError,
@@ -27,6 +27,7 @@ from stal_nb.config import Config
 from stal_nb.datasets import label_part
 from stal_nb.app.annotator import Annotator
 from stal_nb.run import Run
+from stal_nb.scenes import SceneDataset
 from stal_nb.scoring import PartFile, Scoring, score_batch, score_into, score_pool
 from stal_nb.selection import STRATEGIES, Region, declare, region_mask, ripu_map, select_regions
 from stal_nb.evaluation import evaluate, same_size_batches
@@ -76,7 +77,7 @@ def test_scores_cover_exactly_the_images_without_a_label(finished):
     assert sorted(chosen) == sorted(r["id"] for r in best), "the paper's strategy takes the images of highest mean entropy"
 
 
-def test_bought_labels_are_the_truth_of_exactly_the_queried_images(finished):
+def test_acquired_labels_are_the_truth_of_exactly_the_queried_images(finished):
     where = {id: k for k, id in enumerate(finished.data.target.ids)}
     for id in finished.store.ids():
         assert torch.equal(torch.as_tensor(finished.store.load(id)).long(), finished.data.target[where[id]].labels)
@@ -227,7 +228,7 @@ def test_a_fork_that_contradicts_the_past_is_refused(finished, tmp_path, after, 
     assert not (tmp_path / "no").exists()
 
 
-def test_training_and_scoring_never_open_the_files_of_labels_that_were_not_bought(tmp_path, monkeypatch):
+def test_training_and_scoring_never_open_the_files_of_labels_that_were_not_acquired(tmp_path, monkeypatch):
     "The oracle reads the labels that it sells. Nothing else touches the truth of the target."
     from stal_nb.data import RelabelledDataset, write_sample
     from stal_nb.readers import CamVid
@@ -499,7 +500,7 @@ def test_too_little_memory_while_looking_is_said_with_numbers(tmp_path, monkeypa
     def full(*arguments, **settings):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 5.00 GiB")
 
-    monkeypatch.setattr(loop, "score_pool" if doing == "scoring" else "evaluate", full)
+    monkeypatch.setattr(stages, "score_pool" if doing == "scoring" else "evaluate", full)
     words = rf"{doing}: found too little memory on cpu \(.* GiB.*for 8 images of 64 x 128 pixels.*eval_batch=4 .*eval_size=\(32, 64\)"
     with pytest.raises(DeviceMemoryError, match=words):
         run.advance()
@@ -512,7 +513,7 @@ def test_a_stage_is_saved_before_it_is_measured(tmp_path, monkeypatch):
     def broken(*arguments, **settings):
         raise DataError("a broken validation image")
 
-    monkeypatch.setattr(loop, "evaluate", broken)
+    monkeypatch.setattr(stages, "evaluate", broken)
     with pytest.raises(DataError, match="broken validation"):
         run.advance()
     monkeypatch.undo()
@@ -541,6 +542,28 @@ def test_a_part_that_was_finished_does_not_finish_the_whole_image(tmp_path):
     with pytest.raises(AwaitingLabels) as second:
         run.finish()
     assert set(second.value.ids) == set(json.loads((run.round_folder(1) / "query.json").read_text())["ids"]) and second.value.ids
+
+
+def test_a_kind_of_data_is_one_function_and_one_row(monkeypatch):
+    monkeypatch.setattr(datasets, "KINDS", dict(datasets.KINDS))
+    datasets.register("noon", lambda role, root, config: SceneDataset("sim", 3, size=(32, 64), seed=1), roles=("source",), on_disk=False)
+    assert len(datasets.RunData(tiny(source="noon")).source) == 3
+    with pytest.raises(ConfigError, match="data: found 'noon', expected one of scenes, camvid, cityscapes, folder"):
+        tiny(data="noon")
+
+
+def test_data_sets_can_be_handed_to_a_run_and_are_asked_for_again(tmp_path):
+    size = dict(size=(64, 128))
+    given = dict(source=SceneDataset("sim", 4, **size), target=SceneDataset("real", 5, **size, seed=3), validation=SceneDataset("real", 2, **size, seed=4))
+    run = Run.create(tiny(budgets=(0, 0), source_steps=0, round_steps=(0, 0)), tmp_path / "run", **given)
+    assert (run.config.source, run.config.data, len(run.data.source), len(run.data.target), len(run.data.val)) == ("given", "given", 4, 5, 2)
+    run.bar = False
+    assert run.advance() == "round 0: query"
+    with pytest.raises(ConfigError, match=r"target: found a run whose images were handed to it, expected them again, as in Run.open\(path, target=...\)"):
+        Run.open(run.path).advance()
+    again = Run.open(run.path, **given)
+    again.bar = False
+    assert again.advance() == "round 0: label" and Run.create(run.config, run.path, **given).stage == "round 0: label"
 
 
 def test_a_folder_in_which_a_run_died_at_its_first_file_can_be_used(tmp_path):
@@ -579,8 +602,11 @@ def test_a_large_seed_is_a_seed(tmp_path):
     assert run.advance() == "round 0: label"
 
 
-@pytest.mark.parametrize("change", [dict(seed=-1), dict(seed="a"), dict(paste_classes=0), dict(source_steps=1.5), dict(momentum=-1), dict(val_limit=-1),
-                                    dict(crop_size=(64.5, 128)), dict(num_anchors=1.5), dict(low_rank=9, high_rank=3), dict(round_steps=(1.5, 2))])
+@pytest.mark.parametrize("change", [
+    dict(seed=-1), dict(seed="a"), dict(paste_classes=0), dict(source_steps=1.5), dict(momentum=-1), dict(val_limit=-1),
+    dict(crop_size=(64.5, 128)), dict(num_anchors=1.5), dict(low_rank=9, high_rank=3), dict(round_steps=(1.5, 2)),
+    dict(image_size=64), dict(lr="fast"), dict(lr=float("nan")), dict(weights=True), dict(target_images=0), dict(budgets=None),
+    dict(name=3), dict(eval_batch=0), dict(source_scale=(0, 1))])
 def test_a_setting_that_would_fail_later_is_refused_at_once(change):
     with pytest.raises(ConfigError, match=f"^({'|'.join(change)})"):
         tiny(**change)
@@ -722,7 +748,7 @@ def test_region_labels_flow_through_the_whole_loop(tmp_path):
     for number in (1, 2):
         for id, y, x in json.loads((run.round_folder(number) / "query.json").read_text())["regions"]:
             mask = region_mask([Region(id, y, x, 4)], (64, 128))
-            assert not (seen.get(id, torch.zeros_like(mask)) & mask).any(), "a pixel was bought twice"
+            assert not (seen.get(id, torch.zeros_like(mask)) & mask).any(), "a pixel was queried twice"
             seen[id] = seen.get(id, torch.zeros_like(mask)) | mask
     for id, mask in seen.items():
         assert torch.equal(run.store.load(id)[mask], run.data.target[where[id]].labels[mask])
@@ -732,21 +758,21 @@ def test_labelling_of_regions_that_was_stopped_goes_on_and_asks_nothing_twice(fi
     fork = finished.fork(tmp_path / "fork", after=0, strategy="ripu_pixels", per_image=100, budgets=(0.1, 0.11), budget_unit="pixels")
     fork.bar = False
     fork.advance()
-    asked, part = [], loop.label_part
+    queried, part = [], stages.label_part
 
     def stop_at_the_third(annotator, id, mask):
-        asked.append(id)
-        if len(asked) == 3:
+        queried.append(id)
+        if len(queried) == 3:
             raise KeyboardInterrupt
         return part(annotator, id, mask)
 
-    monkeypatch.setattr(loop, "label_part", stop_at_the_third)
+    monkeypatch.setattr(stages, "label_part", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         fork.advance()
     again = Run.open(tmp_path / "fork")
     again.bar = False
     again.advance()
-    assert again.stage == "round 1: train" and len(asked) == len(set(asked)) + 1  # only the interrupted one
+    assert again.stage == "round 1: train" and len(queried) == len(set(queried)) + 1  # only the interrupted one
     query = json.loads((again.round_folder(1) / "query.json").read_text())
     for id in query["ids"]:
         assert int((again.store.load(id) != 255).sum()) == sum(i == id for i, _, _ in query["regions"])
@@ -768,7 +794,7 @@ def test_any_strategy_spends_any_budget_at_the_price_in_pixels(tmp_path, unit, b
     assert run.budgets == pytest.approx(expected, abs=1)
     unit_of_strategy = strategy.split("_")[1] if "_" in strategy else "images"
     price = {"images": 64 * 128, "regions": 121, "pixels": 1}
-    k = run.wanted(1, unit_of_strategy)  # nothing is bought yet
+    k = run.wanted(1, unit_of_strategy)  # nothing is acquired yet
     assert k * price[unit_of_strategy] <= run.budgets[1] * price[unit] < (k + 1) * price[unit_of_strategy]
 
 
@@ -825,11 +851,11 @@ def test_a_run_may_score_the_centre_alone(finished):
     cropped = Run(finished.path, replace(finished.config, eval_crop=(32, 32)))
     cropped.bar = False
     state = cropped.state_after("round 1")
-    found = cropped._measure(state, "test")
+    found = stages.measure(cropped, state, "test")
     for network, score in ((state.teacher, found["miou"]), (state.student, found["student"]["miou"])):
         expected = evaluate(network, cropped.data.val, cropped.data.label_space, bar=False, crop=(32, 32)).miou
         assert score == pytest.approx(expected, abs=1e-3)
-    assert found != finished._measure(state, "test")
+    assert found != stages.measure(finished, state, "test")
     assert Config.from_dict({**finished.config.to_dict(), "eval_crop": [32, 32]}).eval_crop == (32, 32)
 
 
@@ -838,7 +864,7 @@ def test_a_run_may_score_the_centre_alone(finished):
 
 @pytest.fixture
 def by_person(finished, tmp_path):
-    "A run that stands before the first purchase, from the source model of the finished one."
+    "A run that stands before the first query, from the source model of the finished one."
     run = finished.fork(tmp_path / "person", after="source", annotator="person")
     run.bar = False
     run.advance()
@@ -889,11 +915,11 @@ def test_a_person_is_asked_for_regions_alone(finished, tmp_path):
                         budget_unit="regions", budgets=(2, 4), region_radius=4)
     run.bar = False
     run.advance()
-    widget, asked = Annotator.of_run(run), run.queried(1)
+    widget, queried = Annotator.of_run(run), run.queried(1)
     assert run.awaiting
     for id in run.awaiting:
         sample = run.data.target[run.data.target.ids.index(id)]
-        assert torch.equal(widget.regions(sample), region_mask(asked[id], sample.image.shape[1:]))
+        assert torch.equal(widget.regions(sample), region_mask(queried[id], sample.image.shape[1:]))
 
 
 def test_the_command_line_says_that_it_waits(by_person, capsys):
