@@ -6,8 +6,8 @@
 __all__ = ['same_size_batches', 'centre_crop', 'add_up_over_processes', 'evaluate']
 
 # %% ../nbs/runtime/evaluation.ipynb #3b5e4c2b
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ def centre_crop(
     size: tuple[int, int],  # (height, width), at most (H, W)
 ) -> Tensor:  # (..., height, width)
     "The middle of each map. Raises `ConfigError` if it is not that large."
-    spare = [have - want for have, want in zip(maps.shape[-2:], size)]
+    spare = [have - want for have, want in zip(maps.shape[-2:], size, strict=True)]
     if min(spare) < 0 or min(size) < 1:
         raise ConfigError(f"crop: found {tuple(size)}, expected a height and width up to {tuple(maps.shape[-2:])}")
     return maps[..., spare[0] // 2:spare[0] // 2 + size[0], spare[1] // 2:spare[1] // 2 + size[1]]
@@ -51,13 +51,16 @@ def add_up_over_processes(
     failure: Exception | None,  # what went wrong on this process
     device: torch.device | str,
 ) -> None:
-    "Every process gets the counts of all, in one exchange. If one of them failed, all raise: none waits for it for ever."
-    counts = torch.cat([metrics.counts.flatten().to(device), torch.tensor([failure is not None], dtype=torch.int64, device=device)])
+    """Every process gets the counts of all, in one exchange. If one of them failed, all raise: none waits for it for
+    ever."""
+    failed = torch.tensor([failure is not None], dtype=torch.int64, device=device)
+    counts = torch.cat([metrics.counts.flatten().to(device), failed])
     torch.distributed.all_reduce(counts)
     if failure is not None:
         raise failure
     if failed := int(counts[-1]):
-        raise DataError(f"evaluate: found {failed} of {process_count()} processes that failed, expected none; their own messages say why")
+        raise DataError(f"evaluate: found {failed} of {process_count()} processes that failed, expected none; "
+                        "their own messages say why")
     metrics.counts = counts[:-1].view_as(metrics.counts)
 
 # %% ../nbs/runtime/evaluation.ipynb #12f49188
@@ -68,18 +71,23 @@ def evaluate(
     dataset: Dataset,  # with labels
     label_space: LabelSpace,
     device: torch.device | str = "cpu",
-    eval_size: tuple[int, int] | None = None,  # (height, width) the network sees; scores are always at the labels' own size
+    # (height, width) the network sees; scores are always at the labels' own size
+    eval_size: tuple[int, int] | None = None,
     batch_size: int = 8,
     limit: int | None = None,  # only the first `limit` images
     bar: bool = True,
     name: str = "evaluating",
-    crop: tuple[int, int] | None = None,  # (height, width) of a centre crop that alone is seen and scored, a departure to study; None = whole images
+    # (height, width) of a centre crop that alone is seen and scored, a departure to study; None = whole images
+    crop: tuple[int, int] | None = None,
     scales: Sequence[float] = (1.0,),  # sizes relative to `eval_size` to average over, see `predict_probs`
     flip: bool = False,  # ask about the mirror image too
     window: tuple[int, int] | None = None,  # (height, width) of a sliding window; None = the whole image at once
     overlap: float = 0.5,  # in [0,1), of neighbouring windows
-    processes: bool = True,  # where several processes work together, each takes its share and all must call; False = this one looks at all images
-    on_images: Callable[[int, int], None] | None = None,  # called with (images done, images in all) of this process after each batch
+    # where several processes work together, each takes its share and all must call; False = this one looks at all
+    # images
+    processes: bool = True,
+    # called with (images done, images in all) of this process after each batch
+    on_images: Callable[[int, int], None] | None = None,
 ) -> Metrics:
     """mIoU of a network over whole images. One batch at a time is in memory. All processes return the same.
 
@@ -87,14 +95,17 @@ def evaluate(
     shared = processes and process_count() > 1
     rank, world = (torch.distributed.get_rank(), process_count()) if shared else (0, 1)
     one_view = tuple(scales) == (1.0,) and not flip and window is None
-    predict = predict_logits if one_view else partial(predict_probs, scales=scales, flip=flip, window=window, overlap=overlap)
+    views = partial(predict_probs, scales=scales, flip=flip, window=window, overlap=overlap)
+    predict = predict_logits if one_view else views
     metrics, failure, training = SegmentationMetrics(label_space), None, model.training
     indices, done = range(len(dataset) if limit is None else min(limit, len(dataset)))[rank::world], 0
     model.eval()
     try:
-        with tqdm(total=len(indices), desc=name, disable=not bar or rank > 0, dynamic_ncols=True, unit="image") as progress:
+        hidden = not bar or rank > 0
+        with tqdm(total=len(indices), desc=name, disable=hidden, dynamic_ncols=True, unit="image") as progress:
             for batch in same_size_batches(dataset, indices, batch_size):
-                images, labels = torch.stack([s.image for s in batch]).to(device), torch.stack([s.labels for s in batch]).to(device)
+                images = torch.stack([s.image for s in batch]).to(device)
+                labels = torch.stack([s.labels for s in batch]).to(device)
                 if crop is not None:
                     images, labels = centre_crop(images, crop), centre_crop(labels, crop)
                 metrics.update(predict(model, images, eval_size), labels)

@@ -11,10 +11,10 @@ ORDER = """
     runtime.errors runtime.files runtime.distributed runtime.ops runtime.devices runtime.signals runtime.images runtime.checkpoints runtime.batchnorm
     labels scenes data readers augmentation inspection metrics backbones models losses banks contrast mixing
     uncertainty calibration selection store formats annotation
-    config sampling step evaluation trainer datasets scoring planning run cli
+    config sampling step probe optimisation badsteps traininglog evaluation trainer datasets scoring planning run cli
 """.split()
 LARGEST = {"file": 500, "class": 250}
-KNOWN = {"scenes.py": 700, "trainer.py": 710, "run.py": 725, "Trainer": 480, "Run": 670, "LabelStore": 260}  # to be cut; they may shrink, not grow
+KNOWN = {"scenes.py": 700, "run.py": 725, "Run": 670, "LabelStore": 260}  # to be cut; they may shrink, not grow
 
 
 def modules():

@@ -28,10 +28,11 @@ from ..labels import Sample
 from ..run import Run
 from ..runtime.files import atomic_write_bytes
 from ..models import predict_logits
+from ..step import TERMS
 from ..uncertainty import entropy
 
 LAYOUT = dict(template="plotly_white", margin=dict(l=55, r=20, t=45, b=45), font=dict(size=13), height=380)
-TERM_COLOURS = {"L_s": "#1f77b4", "L_u": "#ff7f0e", "L_c": "#2ca02c", "loss": "#444444"}
+TERM_COLOURS = {**{name: term.colour for name, term in TERMS.items()}, "loss": "#444444"}
 
 
 def class_colours(label_space) -> dict[str, str]:
