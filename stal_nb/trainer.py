@@ -7,7 +7,7 @@ __all__ = ['Batches', 'kinds_of', 'StepRunner', 'Trainer', 'Snapshot']
 
 # %% ../nbs/runtime/trainer.ipynb #cd68fdcc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from .badsteps import BadSteps, StepUndo, memory_advice
+from .badsteps import BadSteps, Place, StepUndo, explained
 from .config import TrainingConfig
 from .labels import LabelSpace
 from stal_nb.optimisation import (
@@ -26,9 +26,9 @@ from stal_nb.optimisation import (
 )
 from .probe import Probe
 from .runtime.checkpoints import Checkpoints, checkpoint_tensors, load_checkpoint
-from .runtime.devices import flush_denormals, is_out_of_memory, memory_of, resolve_device
+from .runtime.devices import flush_denormals, memory_of, resolve_device
 from .runtime.distributed import joint_batch
-from .runtime.errors import DeviceMemoryError, StalError, WorkerError
+from .runtime.errors import StalError
 from .runtime.signals import GracefulStop, StopRequested, ignore_stop_signals
 from .sampling import PlanState, StepLoader, StepPlan, WithoutLabels, plan_step
 from .step import TrainingState, training_step
@@ -304,7 +304,8 @@ class Trainer(StepRunner):
         progress = tqdm(total=self.num_steps, initial=self.step, desc=self.name, disable=not bar or not self.is_main,
                         dynamic_ncols=True, unit="step")
         self.log_book.begin(self.step)
-        with GracefulStop() as self._stop, torch.random.fork_rng(devices), progress, self._explained():
+        told = explained(self._place, self.log_book.note)
+        with GracefulStop() as self._stop, torch.random.fork_rng(devices), progress, told:
             try:
                 while self.step < self.num_steps:
                     for micro in self._steps_planned_together():
@@ -382,30 +383,15 @@ class Trainer(StepRunner):
         "Read whether the steps since the last look were finite. Raises `TrainingError`, as `BadSteps.check` says."
         self.bad_steps.check(self.log_book.note, self._kept())
 
+    def _place(self) -> Place:
+        "Where this training is, for an error that ends it."
+        images = self.images_per_step // self.config.accumulate
+        return Place(self.name, self.step, self.config, self.device, images, self._kept())
+
     def _kept(self) -> str:
         if self.saved_step is None:
             return "No step of this stage was saved"
         return f"Step {self.saved_step} is saved: `resume` continues there"
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        "What torch says when memory runs out or a loading process dies, in words that help."
-        try:
-            yield
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            where = f"{self.name}, step {self.step + 1}"
-            if is_out_of_memory(error):
-                advice = memory_advice(self.config, self.device, self.images_per_step // self.config.accumulate)
-                told = DeviceMemoryError(f"{where}: {advice}. {self._kept()}")
-            elif "DataLoader worker (pid" in str(error):  # it died; an error that a worker tells of reads otherwise
-                told = WorkerError(
-                    f"{where}: found that a loading process died ({str(error).strip().splitlines()[0]}), expected all "
-                    f"{self.config.workers} to live. If the system ended it for want of memory, fewer `workers` need "
-                    f"less. {self._kept()}")
-            else:
-                raise
-            self.log_book.note("failed", str(told), step=self.step)
-            raise told from error
 
     def row(self, terms: dict[str, Tensor]) -> dict[str, float]:
         """One row of the log: the terms (a mean over processes), the bank's fill, the sampling probabilities, speed and
