@@ -113,8 +113,7 @@ def training_step(
             teacher = state.teacher(torch.cat([image, batch["unlabelled"]]) if U else image)
             teacher = SegmentationOutput(teacher.logits.float(), teacher.embeddings.float(), None)
 
-    # 3. Its predictions become pseudo-labels; CutMix moves a box of each partner, image and pseudo-labels, into the
-    # base image.
+    # 3. Its predictions become pseudo-labels; CutMix moves a box of each partner, pixels and labels, into the image.
     pseudo = mixing = None
     if U:
         inside = ~batch["padding"]
@@ -123,18 +122,15 @@ def training_step(
         kept, pixels = batch_sum((pseudo.labels != IGNORE).sum(), inside.sum())
         prediction = pseudo.prediction.masked_fill(batch["padding"], IGNORE)
         state.target_table.update(batch["unlabelled_index"], prediction)
-        # empty where nothing is asked for
         boxes = class_boxes(prediction[U:], batch["partner_class"], generator, stride=4)
         mixed, *fields = cutmix(boxes, *((t[:U], t[U:]) for t in (batch["unlabelled"], *pseudo[:3])))
         pseudo, mixing = PseudoLabels(*fields, pseudo.threshold), (prediction, boxes)
         if config.strong_views:
             mixed = strong_augment(mixed, generator, draws=draw_uniform((U, 9), generator, mixed.device))
 
-    # 4. The student sees everything once: labelled images (they alone go to its auxiliary head) and strong, mixed
-    # views.
+    # 4. The student sees all images once: the labelled ones (they alone go to its auxiliary head), and the mixed ones.
     output = student(torch.cat([image, mixed]) if U else image, aux_images=L or None)
     logits = output.logits.float()
-    # of every pixel, once
     pixel_loss = pixel_cross_entropy(logits, torch.cat([labels, pseudo.labels]) if U else labels)
     labelled_loss, unlabelled_loss = pixel_loss.split([L, U])
 
