@@ -15,7 +15,8 @@ from stal_nb.scenes import SceneDataset
 from stal_nb.config import TrainingConfig
 from stal_nb.runtime.checkpoints import check_checkpoint, checkpoint_tensors, load_checkpoint, save_checkpoint
 from stal_nb.step import TrainingState, training_step
-from stal_nb.trainer import Trainer, poly_lr
+from stal_nb.optimisation import poly_lr
+from stal_nb.trainer import Trainer
 
 C = CITYSCAPES.num_classes
 
@@ -73,7 +74,7 @@ def checkpoint_entries(repeats: int = 5) -> list[dict]:
             start = time.perf_counter()
             trainer.save(wait=False)
             handed.append(time.perf_counter() - start)
-            trainer._finish_writing()
+            trainer.saved.finish()
             finished.append(time.perf_counter() - start)
         one = medians({"step": step}, repeats=repeats)["step"]
         size, every = trainer.checkpoint.stat().st_size / 2**20, trainer.config.checkpoint_every
@@ -105,9 +106,9 @@ def large_entries() -> list[dict]:
     found.append(entry("checkpoint of the paper's network: written and flushed", times["save"], "s", None, f"{gib:.2f} GiB, {gib / times['save']:.2f} GiB/s"))
     found.append(entry("checkpoint of the paper's network: what training waits for", times["copy"], "s", None, "a copy in memory; written beside training"))
     found.append(entry("checkpoint of the paper's network: extra memory / file", extra / size, "x", 0.5, "while it is written from a CPU's own tensors"))
-    found.append(entry("checkpoint of the paper's network: loaded", times["load"], "s", None, f"of which {times['check']:.2f} s read it all for its checksum"))
+    found.append(entry("checkpoint of the paper's network: loaded", times["load"], "s", None, f"of which {times['check']:.2f} s read it all for its digest"))
     for name in ("crc32", "sha256", "blake2b"):
-        found.append(entry(f"checksum {name}", len(data) / 2**30 / times[name], "GiB/s", None, f"over {len(data) / 2**20:.0f} MiB; crc32 is used"))
+        found.append(entry(f"checksum {name}", len(data) / 2**30 / times[name], "GiB/s", None, f"over {len(data) / 2**20:.0f} MiB; sha256 is used"))
     return found
 
 

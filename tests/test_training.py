@@ -16,8 +16,9 @@ from stal_nb.scenes import SceneDataset
 from stal_nb.config import DEPARTURES, TrainingConfig
 from stal_nb.evaluation import centre_crop, evaluate
 from stal_nb.sampling import PlanState, StepLoader, WithoutLabels, plan_step
-from stal_nb.step import TrainingState, training_step
-from stal_nb.trainer import Probe, Trainer
+from stal_nb.step import TERMS, TrainingState, Update, training_step
+from stal_nb.probe import Probe
+from stal_nb.trainer import Trainer
 
 SIZE = (32, 64)
 SMALL = TrainingConfig(backbone="mobilenet_v3_small", weights=None, aspp_channels=16, embedding_dim=8, crop_size=SIZE, source_batch=1, target_batch=1,
@@ -60,9 +61,7 @@ def test_a_step_needs_no_value_of_a_tensor_to_go_on(device, pools):
         training_step(state, batch, config, 0.5, generator)  # warmed: libraries choose their kernels
         torch.cuda.set_sync_debug_mode("error")
     try:
-        loss, terms = training_step(state, batch, config, 0.5, generator)
-        loss.backward()
-        state.teacher.update(state.student, 3)
+        loss, terms = training_step(state, batch, config, 0.5, generator, Update(torch.optim.SGD(state.student.parameters(), lr=0.1)))
     finally:
         if device == "cuda":
             torch.cuda.set_sync_debug_mode("default")
@@ -72,7 +71,8 @@ def test_a_step_needs_no_value_of_a_tensor_to_go_on(device, pools):
 def test_the_code_of_a_step_asks_the_device_for_nothing():
     "`check_probs` is for public maps, not for a step, and reads values on a CPU only (`test_elsewhere_than_on_a_cpu_nobody_waits_for_the_check`)."
     functions = [getattr(m, n) for m in (losses, ops) for n in m.__all__ if n not in ("PseudoLabels", "check_probs", "what_is_wrong")] + [
-        step.training_step, step.contrast_step, step.teacher_view, mixing.copy_paste, mixing.class_boxes, mixing.connected_regions, mixing.cutmix,
+        step.training_step, *(term.loss for term in TERMS.values()), step.contrast_step, step.teacher_view, step.Update.step,
+        mixing.copy_paste, mixing.class_boxes, mixing.connected_regions, mixing.cutmix,
         mixing.CutMixTable.update, banks.ClassMemoryBank.push, banks.ClassMemoryBank.draw, banks.ConfidenceBank.update, losses._LogPush.forward]
     asks = re.compile(r"\.(item|cpu|tolist|numpy|nonzero|unique|masked_select)\(|bool\(|float\(\w+\[")
     for function in functions:
@@ -92,6 +92,29 @@ def test_a_term_that_is_off_is_gone_and_the_rest_adds_up(off, gone, pools):
     weights = dict(L_s=config.lambda_s, L_u=config.lambda_u, L_c=config.lambda_c)
     assert loss.item() == pytest.approx(sum(w * terms[k].item() for k, w in weights.items() if k in terms), rel=1e-5)
     loss.backward()
+
+
+def test_a_term_of_ones_own_is_a_function_and_a_row(pools, monkeypatch):
+    "It has a weight of the configuration, is added to the loss, and is pulled by its gradient alone."
+    row = step.Term(lambda view: view.logits.square().mean(), weight="gamma", title="small logits", colour="#000000")
+    plain, _ = one(SMALL, pools)
+    monkeypatch.setitem(step.TERMS, "small", row)
+    loss, terms = one(SMALL, pools)
+    assert loss.item() == pytest.approx(plain.item() + SMALL.gamma * terms["small"].item(), rel=1e-5)
+    assert "small" not in one(replace(SMALL, gamma=0.0), pools)[1]
+
+
+def test_with_an_update_the_student_learns_and_the_teacher_follows(pools):
+    state = new_state()
+    update = Update(torch.optim.SGD(state.student.parameters(), lr=0.1))
+    before = [p.clone() for p in state.student.parameters()]
+    state.student.train()
+    for number in range(2):
+        training_step(state, load(SMALL, pools), SMALL, 0.5, torch.Generator().manual_seed(0), update)
+        assert update.number == number + 1 and all(p.grad is None for p in state.student.parameters())
+        same = all(torch.equal(a, b) for a, b in zip(state.teacher.model.parameters(), state.student.parameters()))
+        assert same == (number == 0), "at the first update the teacher becomes the student, then it lags"
+    assert not all(torch.equal(a, b) for a, b in zip(before, state.student.parameters()))
 
 
 @pytest.mark.parametrize("off", [dict(ohem=False), dict(aux_weight=0.0), dict(gamma=0.0), dict(class_rate=False), dict(copy_paste_probability=0.0),

@@ -10,7 +10,7 @@ from matplotlib import pyplot as plt
 from plotly.subplots import make_subplots
 
 from stal_nb.app.demo import demo_model
-from stal_nb.app.drawing import TERM_COLOURS, class_colours
+from stal_nb.app.drawing import class_colours
 from stal_nb.augmentation import strong_augment
 from stal_nb.config import TrainingConfig
 from stal_nb.labels import CITYSCAPES, IGNORE
@@ -18,6 +18,7 @@ from stal_nb.losses import pseudo_labels
 from stal_nb.mixing import class_boxes, copy_paste, cutmix
 from stal_nb.sampling import PlanState, StepLoader, WithoutLabels, plan_step
 from stal_nb.scenes import SceneDataset
+from stal_nb.step import TERMS
 
 
 def example_step(
@@ -93,7 +94,7 @@ def step_figure(example: dict) -> plt.Figure:
 # title, factor, (key, name, colour) of each line
 def board_panels(label_space=CITYSCAPES) -> list[tuple[str, float, list[tuple[str, str, str]]]]:
     "What the board shows, once for the live and the still version."
-    terms = list(TERM_COLOURS.items())
+    terms = [(name, term.colour) for name, term in TERMS.items()]
     rights = [("right/kept", "kept", "#2ca02c"), ("right/dropped", "dropped", "#888888"),
               ("right/student", "student", "#9467bd")]
 

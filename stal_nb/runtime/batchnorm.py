@@ -77,19 +77,23 @@ class SynchronisedBatchNormAct2d(SynchronisedBatchNorm2d):
 def synchronise_batchnorm(
     model: nn.Module,  # changed in place
 ) -> nn.Module:  # the same model
-    """BatchNorm over all processes of a run: torch's on GPUs, `SynchronisedBatchNorm2d` elsewhere. With one process nothing is changed.
+    """BatchNorm over all processes of a run: torch's on GPUs, `SynchronisedBatchNorm2d` elsewhere. With one process
+    nothing is changed.
 
-    Parameters, statistics and their names stay. Call it after the process group exists and before the network is wrapped for it.
-    Raises `ConfigError` for a kind of BatchNorm that it does not know."""
-    if process_count() == 1 or any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules()):  # converted before: timm's would lose their activation
+    Parameters, statistics and their names stay. Call it after the process group exists and before the network is
+    wrapped for it. Raises `ConfigError` for a kind of BatchNorm that it does not know."""
+    # converted before: timm's would lose their activation
+    if process_count() == 1 or any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules()):
         return model
     if torch.distributed.get_backend() == "nccl" or any(p.is_cuda for p in model.parameters()):
         return timm.layers.convert_sync_batchnorm(model)
+    known = (SynchronisedBatchNorm2d, nn.SyncBatchNorm)
     for name, layer in model.named_modules():
         if type(layer) is nn.BatchNorm2d:
             layer.__class__ = SynchronisedBatchNorm2d  # keeps its tensors, so an optimiser that has them keeps them too
         elif type(layer) is timm.layers.BatchNormAct2d:
             layer.__class__ = SynchronisedBatchNormAct2d
-        elif isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(layer, (SynchronisedBatchNorm2d, nn.SyncBatchNorm)):
-            raise ConfigError(f"model: found {type(layer).__name__} at {name}, expected nn.BatchNorm2d or timm's BatchNormAct2d")
+        elif isinstance(layer, nn.modules.batchnorm._BatchNorm) and not isinstance(layer, known):
+            raise ConfigError(f"model: found {type(layer).__name__} at {name}, "
+                              "expected nn.BatchNorm2d or timm's BatchNormAct2d")
     return model

@@ -7,9 +7,10 @@ __all__ = ['resolve_device', 'flush_denormals', 'in_background', 'memory_of', 'm
 
 # %% ../../nbs/runtime/devices.ipynb #d8f8976d
 import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import torch
 
@@ -17,12 +18,14 @@ from .errors import ConfigError
 
 # %% ../../nbs/runtime/devices.ipynb #88152f25
 def resolve_device(name: str) -> torch.device:
-    "`auto` takes a GPU if there is one. Raises `ConfigError` for a device that torch does not know or this machine does not have."
+    """`auto` takes a GPU if there is one. Raises `ConfigError` for a device that torch does not know or this machine
+    does not have."""
     if name != "auto":
         try:
             device = torch.device(name)
         except (RuntimeError, TypeError):
-            raise ConfigError(f"device: found {name!r}, expected 'auto', 'cpu', 'cuda', 'mps' or another that torch knows") from None
+            raise ConfigError(f"device: found {name!r}, "
+                              "expected 'auto', 'cpu', 'cuda', 'mps' or another that torch knows") from None
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"device: found {name!r} on a machine without CUDA, expected 'auto' or 'cpu'")
         return device
@@ -31,9 +34,11 @@ def resolve_device(name: str) -> torch.device:
 # %% ../../nbs/runtime/devices.ipynb #bd95399d
 @contextmanager
 def flush_denormals() -> Iterator[None]:
-    """On a CPU, float32 numbers nearer to 0 than 1.2e-38 (denormals) count as 0 while the block runs; GPUs do so anyway.
+    """On a CPU, float32 numbers nearer to 0 than 1.2e-38 (denormals) count as 0 while the block runs; GPUs do so
+    anyway.
 
-    Gradients of pixels that are all but certain are such numbers, and arithmetic with them takes up to a hundred times as long."""
+    Gradients of pixels that are all but certain are such numbers, and arithmetic with them takes up to a hundred times
+    as long."""
     was_on = float(torch.tensor(1e-39) * torch.tensor(1.0)) == 0
     torch.set_flush_denormal(True)
     try:
@@ -43,7 +48,8 @@ def flush_denormals() -> Iterator[None]:
 
 # %% ../../nbs/runtime/devices.ipynb #19fdf49e
 def in_background(work: Callable[[], Any]) -> Future:  # its result, or its error, once it is done
-    "Do some work in a thread made for it. (A pool of threads would be missing in a process that is forked later, as notebooks fork them.)"
+    """Do some work in a thread made for it. (A pool of threads would be missing in a process that is forked later, as
+    notebooks fork them.)"""
     done: Future = Future()
 
     def run():
@@ -56,11 +62,13 @@ def in_background(work: Callable[[], Any]) -> Future:  # its result, or its erro
     return done
 
 # %% ../../nbs/runtime/devices.ipynb #05bb59b1
-def memory_of(device: torch.device) -> dict[str, int]:  # bytes: total, free, held (by this process); on a GPU also tensors and peak
+# bytes: total, free, held (by this process); on a GPU also tensors and peak
+def memory_of(device: torch.device) -> dict[str, int]:
     "How much memory a device has, and who has it. For a CPU: the machine's."
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
-        return {"total": total, "free": free, "held": torch.cuda.memory_reserved(device), "tensors": torch.cuda.memory_allocated(device),
+        held, tensors = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+        return {"total": total, "free": free, "held": held, "tensors": tensors,
                 "peak": torch.cuda.max_memory_allocated(device)}
     import psutil
 

@@ -28,7 +28,8 @@ class BudgetError(ConfigError):
 
 # %% ../../nbs/runtime/errors.ipynb #9d6fce84
 class AwaitingLabels(StalError):
-    "A run cannot go on before a person has labelled the images it asks for: `ids`. Nothing is wrong; everything so far is saved."
+    """A run cannot go on before a person has labelled the images it asks for: `ids`. Nothing is wrong; everything so
+    far is saved."""
 
     def __init__(self, message: str, ids: list[str]):
         super().__init__(message)
@@ -44,15 +45,19 @@ class StoreError(StalError, OSError):
 
 # %% ../../nbs/runtime/errors.ipynb #1c3e8d4b
 class TrainingError(StalError, ArithmeticError):
-    "A loss or its gradient is not a finite number: `step` (from 1), the `terms` that are wrong, and the `ids` of the images by what they were used as."
+    """A loss or its gradient is not a finite number: `step` (from 1), the `terms` that are wrong, and the `ids` of the
+    images by what they were used as."""
 
-    def __init__(self, message: str, step: int = 0, terms: tuple[str, ...] = (), ids: dict[str, list[str]] | None = None):
+    def __init__(
+        self, message: str, step: int = 0, terms: tuple[str, ...] = (), ids: dict[str, list[str]] | None = None,
+    ):
         super().__init__(message)
         self.step, self.terms, self.ids = step, terms, ids or {}
 
 
 class DeviceMemoryError(StalError, RuntimeError):
-    "A step does not fit into the memory of the device. The message says how much there is, and which settings need less."
+    """A step does not fit into the memory of the device. The message says how much there is, and which settings need
+    less."""
 
 
 class WorkerError(StalError, RuntimeError):

@@ -39,7 +39,8 @@ def read_image(
     if pixels is None:
         picture = decode(data, path)
         if picture.mode.startswith("I"):  # 16 bits of grey
-            return torch.from_numpy(np.array(picture, dtype=np.int32)).float().div_(65535).expand(3, -1, -1).contiguous()
+            grey = torch.from_numpy(np.array(picture, dtype=np.int32)).float().div_(65535)
+            return grey.expand(3, -1, -1).contiguous()
         pixels = torch.from_numpy(np.array(picture.convert("RGB"))).movedim(-1, 0)
     return torch.empty(pixels.shape).copy_(pixels).div_(255)
 
@@ -52,17 +53,21 @@ def image_size(
         with Image.open(path, formats=("PNG", "JPEG")) as picture:
             exif = Image.Exif()
             exif.load(picture.info.get("exif"))
-            return picture.size if exif.get(0x0112, 1) >= 5 else picture.size[::-1]  # 5 to 8: the camera was held upright
+            # 5 to 8: the camera was held upright
+            return picture.size if exif.get(0x0112, 1) >= 5 else picture.size[::-1]
     except Exception as error:  # Pillow raises many kinds
-        raise DataError(f"{path}: found a file whose size cannot be read ({type(error).__name__}), expected a PNG or JPEG image") from None
+        raise DataError(f"{path}: found a file whose size cannot be read ({type(error).__name__}), "
+                        "expected a PNG or JPEG image") from None
 
 # %% ../../nbs/runtime/images.ipynb #1d52aa16
 def _decode_by_torchvision(data: bytes, mode: str) -> Tensor | None:
-    "(C, H, W) uint8 or uint16, or None: whoever asks then takes Pillow, which has the last word and says what is wrong."
+    """(C, H, W) uint8 or uint16, or None: whoever asks then takes Pillow, which has the last word and says what is
+    wrong."""
     if decode_image is None:
         return None
     try:
-        return decode_image(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode[mode], apply_exif_orientation=True)
+        coded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        return decode_image(coded, ImageReadMode[mode], apply_exif_orientation=True)
     except RuntimeError:
         return None
 
@@ -79,7 +84,8 @@ def file_kind(data: bytes) -> str:
 
 # %% ../../nbs/runtime/images.ipynb #f256f1a5
 def decode(data: bytes, path: str | Path, rawmode: str | None = None) -> Image.Image:
-    "The picture in the bytes of a file, turned the way it is to be shown. `rawmode`: another reading of the bytes of a pixel."
+    """The picture in the bytes of a file, turned the way it is to be shown. `rawmode`: another reading of the bytes of
+    a pixel."""
     if not data.startswith((PNG_SIGNATURE, JPEG_SIGNATURE)):
         raise DataError(f"{path}: found {file_kind(data)}, expected a PNG or JPEG image")
     kind = "PNG" if data.startswith(PNG_SIGNATURE) else "JPEG"
@@ -90,21 +96,30 @@ def decode(data: bytes, path: str | Path, rawmode: str | None = None) -> Image.I
         if rawmode:
             picture.tile = [(*tile[:3], rawmode) for tile in picture.tile]
         picture.load()
-        if kind == "PNG" and not np.any(np.asarray(picture.crop((0, picture.height - 1, picture.width, picture.height)))):
-            _check_pixel_count(data)  # a last row of zeros is either in the file, or Pillow's way to fill in what is not
+        last_row = picture.crop((0, picture.height - 1, picture.width, picture.height))
+        if kind == "PNG" and not np.any(np.asarray(last_row)):
+            # a last row of zeros is either in the file, or Pillow's way to fill in what is not
+            _check_pixel_count(data)
         return ImageOps.exif_transpose(picture)
     except Exception as error:  # Pillow raises many kinds
-        raise DataError(f"{path}: found a {kind} that cannot be decoded ({error or type(error).__name__}), expected a whole one") from None
+        raise DataError(f"{path}: found a {kind} that cannot be decoded ({error or type(error).__name__}), "
+                        "expected a whole one") from None
 
 # %% ../../nbs/runtime/images.ipynb #b7dec03b
+# x, y, and steps in x and y of the seven passes of an interlaced PNG
+_ADAM7 = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
+
+
 def _check_pixel_count(data: bytes) -> None:
     "Compressed pixels that end too early, at the end of a row, are no error to Pillow."
     width, height, depth, colour, interlaced = *struct.unpack_from(">IIBB", data, 16), data[28]
     bits = depth * {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colour]
-    passes = [(0, 0, 1, 1)] if not interlaced else [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
-    sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]  # of the pictures that the file holds one after the other
+    passes = _ADAM7 if interlaced else [(0, 0, 1, 1)]
+    # of the pictures that the file holds one after the other
+    sizes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in passes]
     expected = sum(rows * (1 + -(-columns * bits // 8)) for columns, rows in sizes if columns > 0 and rows > 0)
-    found = len(zlib.decompressobj().decompress(b"".join(body for kind, body in _chunks(data) if kind == b"IDAT"), expected))
+    stream = b"".join(body for kind, body in _chunks(data) if kind == b"IDAT")
+    found = len(zlib.decompressobj().decompress(stream, expected))
     if found < expected:
         raise ValueError(f"{found} of {expected} bytes of pixels")
 
@@ -118,31 +133,36 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         at += 12 + length
 
 # %% ../../nbs/runtime/images.ipynb #afd88527
+_END = b"\0\0\0\0IEND\xaeB`\x82"  # the last chunk of a PNG: no content, and its checksum
+
+
 def _check_png(data: bytes, path: str | Path) -> None:
     "Every chunk's checksum, up to the end marker."
-    at, kind = len(PNG_SIGNATURE), b""
-    while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", data, at) if at + 12 <= len(data) else (len(data), b"")
-        end = at + 12 + length
-        if end > len(data):
-            raise DataError(f"{path}: found a PNG that breaks off after {len(data)} bytes, expected a whole file")
-        if zlib.crc32(data[at + 4:end - 4]) != int.from_bytes(data[end - 4:end], "big"):
-            raise DataError(f"{path}: found a damaged PNG (checksum of {kind!r} at byte {at}), expected an intact one")
-        at = end
+    if _END not in data:
+        raise DataError(f"{path}: found a PNG that breaks off after {len(data)} bytes, expected a whole file")
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as picture:
+            picture.verify()
+    except Exception as error:  # Pillow raises many kinds
+        raise DataError(f"{path}: found a damaged PNG ({error or type(error).__name__}), "
+                        "expected an intact one") from None
 
 # %% ../../nbs/runtime/images.ipynb #510dfc34
 def deep_channels(data: bytes, path: str | Path) -> np.ndarray:
-    "(3, H, W) uint16 of a PNG with three 16-bit channels. Only what makes up the picture reaches torchvision, and only if it is whole."
+    """(3, H, W) uint16 of a PNG with three 16-bit channels. Only what makes up the picture reaches torchvision, and
+    only if it is whole."""
     _check_png(data, path)
     width, height, interlaced = *struct.unpack_from(">II", data, 16), data[28]
     stream, decoded = b"".join(body for kind, body in _chunks(data) if kind == b"IDAT"), None
     turned = any(kind == b"eXIf" for kind, _ in _chunks(data))
     if not interlaced and not turned and _is_whole(stream, height, 1 + 6 * width):
-        decoded = _decode_by_torchvision(PNG_SIGNATURE + _chunk(b"IHDR", data[16:29]) + _chunk(b"IDAT", stream) + _chunk(b"IEND", b""), "UNCHANGED")
+        plain = PNG_SIGNATURE + _chunk(b"IHDR", data[16:29]) + _chunk(b"IDAT", stream) + _chunk(b"IEND", b"")
+        decoded = _decode_by_torchvision(plain, "UNCHANGED")
     if decoded is not None:
         return decoded.numpy()
     upper, lower = (np.array(decode(data, path, rawmode)).astype(np.uint16) for rawmode in ("RGB;16B", "RGB;16L"))
-    return np.moveaxis(upper << 8 | lower, -1, 0)  # read as big-endian Pillow keeps the upper byte, as little-endian the lower one
+    # read as big-endian Pillow keeps the upper byte, as little-endian the lower one
+    return np.moveaxis(upper << 8 | lower, -1, 0)
 
 # %% ../../nbs/runtime/images.ipynb #d1d400e8
 def _is_whole(stream: bytes, rows: int, row_bytes: int) -> bool:
@@ -163,7 +183,8 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 def png16(
     channels: np.ndarray,  # (H, W, 3) uint16
 ) -> bytes:
-    "A PNG with 16 bits a channel, which Pillow cannot write: each row as its difference from the row above (filter 2), compressed."
+    """A PNG with 16 bits a channel, which Pillow cannot write: each row as its difference from the row above (filter
+    2), compressed."""
     rows = np.ascontiguousarray(channels.astype(">u2")).view(np.uint8).reshape(len(channels), -1)
     rows = np.diff(rows, axis=0, prepend=np.zeros_like(rows[:1]))  # bytes wrap around
     header = struct.pack(">IIBBBBB", channels.shape[1], channels.shape[0], 16, 2, 0, 0, 0)

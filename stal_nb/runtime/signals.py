@@ -19,8 +19,9 @@ class StopRequested(KeyboardInterrupt):
 
 
 class GracefulStop:
-    """Inside this context the first Ctrl-C (SIGINT), or the SIGTERM that Slurm and `docker stop` send, sets `.requested` instead of tearing the step apart;
-    the second interrupts at once. `request` asks without a signal, from any thread."""
+    """Inside this context the first Ctrl-C (SIGINT), or the SIGTERM that Slurm and `docker stop` send, sets
+    `.requested` instead of tearing the step apart; the second interrupts at once. `request` asks without a signal, from
+    any thread."""
 
     def __enter__(self):
         self.requested, self.signal, self.previous = False, None, {}
@@ -42,6 +43,7 @@ class GracefulStop:
 
 # %% ../../nbs/runtime/signals.ipynb #4d6e96ea
 def ignore_stop_signals(worker: int) -> None:
-    "Signals that ask a run to stop often go to all of its processes. The main one decides; those that load images go on until they are let go."
+    """Signals that ask a run to stop often go to all of its processes. The main one decides; those that load images go
+    on until they are let go."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
