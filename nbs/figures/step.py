@@ -7,10 +7,10 @@ import plotly.graph_objects as go
 import torch
 from IPython.display import display
 from matplotlib import pyplot as plt
+from matplotlib.colors import to_hex
 from plotly.subplots import make_subplots
 
 from stal_nb.app.demo import demo_model
-from stal_nb.app.drawing import class_colours
 from stal_nb.augmentation import strong_augment
 from stal_nb.config import TrainingConfig
 from stal_nb.labels import CITYSCAPES, IGNORE
@@ -99,7 +99,8 @@ def board_panels(label_space=CITYSCAPES) -> list[tuple[str, float, list[tuple[st
               ("right/student", "student", "#9467bd")]
 
     def per_class(prefix):
-        return [(prefix + name, name, colour) for name, colour in zip(label_space.classes, class_colours(label_space))]
+        colours = (to_hex([value / 255 for value in colour]) for colour in label_space.palette)
+        return [(prefix + name, name, colour) for name, colour in zip(label_space.classes, colours)]
 
     return [("terms of the loss", 1, [(k, k, c) for k, c in terms]),
             ("pull of each term", 1, [("pull/" + k, k, c) for k, c in terms]),

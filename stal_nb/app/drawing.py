@@ -16,11 +16,12 @@ from PIL import Image
 from torch import Tensor
 
 import stal_nb
+from ..step import TERMS
 
 # %% ../../nbs/app/drawing.ipynb #93c34dff
 STATIC = Path(stal_nb.__file__).parent / "app" / "static"  # the page side of the widgets
 LAYOUT = dict(template="plotly_white", margin=dict(l=55, r=20, t=45, b=45), font=dict(size=13), height=380)
-TERM_COLOURS = {"L_s": "#1f77b4", "L_u": "#ff7f0e", "L_c": "#2ca02c", "loss": "#444444"}
+TERM_COLOURS = {**{name: term.colour for name, term in TERMS.items()}, "loss": "#444444"}
 
 
 def class_colours(label_space) -> dict[str, str]:

@@ -15,13 +15,17 @@ from functools import wraps
 import torch
 from torch import Tensor
 
-from .distributed import batch_kinds, batch_processes, gather_over_processes, kth_of_all, process_index, widened
+from stal_nb.runtime.distributed import (
+    batch_kinds, batch_processes, gather_over_processes, kth_of_all, process_index, widened,
+)
 from .errors import ConfigError
 
 # %% ../../nbs/runtime/ops.ipynb #2be0b822
 def check_shape(name: str, tensor: Tensor, **expected: int | None) -> None:
-    "Raise `ConfigError` unless `tensor` has these axes, in this order, with these lengths (`None`: any). Looks at the shape only."
-    if tensor.dim() != len(expected) or any(want not in (None, found) for found, want in zip(tensor.shape, expected.values())):
+    """Raise `ConfigError` unless `tensor` has these axes, in this order, with these lengths (`None`: any). Looks at the
+    shape only."""
+    fits = tensor.dim() == len(expected)
+    if not fits or any(want not in (None, found) for found, want in zip(tensor.shape, expected.values(), strict=True)):
         wanted = ", ".join(axis if want is None else f"{axis}={want}" for axis, want in expected.items())
         raise ConfigError(f"{name}: found shape {tuple(tensor.shape)}, expected ({wanted})")
 
@@ -45,7 +49,8 @@ def class_axis(probs: Tensor) -> int:
     "C, after a look at the shape alone, which costs nothing and waits for no device."
     if not isinstance(probs, Tensor) or not probs.is_floating_point() or probs.ndim < 2 or probs.shape[1] < 2:
         found = f"{tuple(probs.shape)} {probs.dtype}" if isinstance(probs, Tensor) else type(probs).__name__
-        raise ConfigError(f"probs: found {found}, expected floating-point probabilities (B, C, H, W) of at least 2 classes")
+        raise ConfigError(f"probs: found {found}, "
+                          "expected floating-point probabilities (B, C, H, W) of at least 2 classes")
     return probs.shape[1]
 
 # %% ../../nbs/runtime/ops.ipynb #ab10c1d2
@@ -65,7 +70,8 @@ def check_probs(
     sums = p.sum(1)
     fine = ((sums - 1).abs() < within).all() & (p >= 0).all()  # comparisons with NaN are false
     if not probs.is_cpu:
-        torch._assert_async(fine, f"{where}: expected probabilities, which are not negative and sum to 1 over dimension 1")
+        wanted = "expected probabilities, which are not negative and sum to 1 over dimension 1"
+        torch._assert_async(fine, f"{where}: {wanted}")
     elif not fine:
         raise ConfigError(f"{where}: {what_is_wrong(p, sums)}")
     return num_classes
@@ -76,16 +82,18 @@ def what_is_wrong(p: Tensor, sums: Tensor) -> str:
     if not p.isfinite().all():
         return f"found {int((~p.isfinite()).sum())} values that are NaN or infinite, expected probabilities"
     if p.min() < 0:
-        return f"found values down to {p.min().item():.4g}, expected probabilities from 0 to 1; for logits, call .softmax(1) first"
-    return (f"found class sums from {sums.min().item():.4g} to {sums.max().item():.4g}, expected 1 for every pixel (dimension 1 is the class); "
-            "for logits, call .softmax(1) first")
+        return (f"found values down to {p.min().item():.4g}, expected probabilities from 0 to 1; "
+                "for logits, call .softmax(1) first")
+    return (f"found class sums from {sums.min().item():.4g} to {sums.max().item():.4g}, "
+            "expected 1 for every pixel (dimension 1 is the class); for logits, call .softmax(1) first")
 
 # %% ../../nbs/runtime/ops.ipynb #16caba20
 def kth_smallest(
     values: Tensor,  # any shape, at least one number
     k: int,  # 0 = the smallest; beyond the last: the largest
 ) -> Tensor:  # 0-d
-    "The k-th smallest value of a batch, by the quicker exact way: selection on the CPU; on a GPU sorting, whose kernel uses the whole device."
+    """The k-th smallest value of a batch, by the quicker exact way: selection on the CPU; on a GPU sorting, whose
+    kernel uses the whole device."""
     if batch_processes() > 1:
         return kth_of_all(values, None, lambda total: (total - 1).clamp(max=k))
     flat, k = values.flatten(), min(k, values.numel() - 1)
@@ -101,12 +109,14 @@ def masked_percentile(
 ) -> Tensor:  # 0-d, a value of `values`; +inf if nothing is valid
     """Percentile of the valid values without waiting for the device to count them.
 
-    With `upper=False`, `values <= result` keeps the same values as `values <= numpy.percentile(valid_values, percent)`; with
-    `upper=True` the same holds for `>=`. Raises `ConfigError` for a percentage outside [0, 100] or a mask of another shape.
+    With `upper=False`, `values <= result` keeps the same values as `values <= numpy.percentile(valid_values, percent)`;
+    with `upper=True` the same holds for `>=`. Raises `ConfigError` for a percentage outside [0, 100] or a mask of
+    another shape.
     """
     check_range("percent", percent, 0, 100)
     if valid is not None and valid.shape != values.shape:
-        raise ConfigError(f"valid: found shape {tuple(valid.shape)}, expected that of the values, {tuple(values.shape)}")
+        raise ConfigError(f"valid: found shape {tuple(valid.shape)}, "
+                          f"expected that of the values, {tuple(values.shape)}")
     flat, size, parts = values.flatten(), values.numel(), round(percent * 1_000_000)
 
     def rank(last):  # position of the percentile among 0 to last, in exact integer arithmetic
@@ -117,7 +127,8 @@ def masked_percentile(
     if size == 0:
         return values.new_full((), math.inf)
     wanted = rank(size - 1)
-    if valid is not None:  # put just so many invalid entries below all values that rank `wanted` of everything is the rank we look for
+    # put just so many invalid entries below all values that rank `wanted` of everything is the rank we look for
+    if valid is not None:
         valid = valid.flatten()
         below = wanted - rank((valid.sum() - 1).clamp(min=0))
         first = (~valid).cumsum(0) <= below
@@ -192,7 +203,8 @@ def gather_pixels(
     embeddings: Tensor,  # (B,D,h,w)
     index: Tensor,  # (...) int64 positions in the flattened (B·h·w); what −1 gives stands for nothing
 ) -> Tensor:  # (..., D), with gradient
-    "The embeddings of single pixels, without turning the whole map around first. Raises `ConfigError` for another number of axes."
+    """The embeddings of single pixels, without turning the whole map around first. Raises `ConfigError` for another
+    number of axes."""
     check_shape("embeddings", embeddings, B=None, D=None, h=None, w=None)
     index = index.clamp(min=0)
     _, D, height, width = embeddings.shape
@@ -207,11 +219,13 @@ def draw_weighted(
     weights: Tensor,  # (..., n) floating point, 0 or more; need not sum to 1
     generator: torch.Generator | None = None,  # on the device of `weights`
 ) -> Tensor:  # (...) int64 in [0, n); never an entry of weight 0, unless all are 0, then 0
-    """Draw one index from the last axis with probability proportional to `weights`, by an exponential race. Does not wait for the device.
+    """Draw one index from the last axis with probability proportional to `weights`, by an exponential race. Does not
+    wait for the device.
 
     In a `joint_batch`: the rows of this process, of the draw that one process with the images of all would make."""
     rows, processes = weights.shape[:1], batch_processes()
-    waits = torch.empty(*(processes * n for n in rows), *weights.shape[1:], device=weights.device).exponential_(generator=generator)
+    waits = torch.empty(*(processes * n for n in rows), *weights.shape[1:], device=weights.device)
+    waits.exponential_(generator=generator)
     if processes > 1:
         waits = waits[process_index() * len(weights):][:len(weights)]
     return (weights / waits).argmax(-1)
@@ -236,7 +250,8 @@ def first_images(
     x: Tensor,  # (B,C,H,W)
     count: int,  # n, at most B
 ) -> Tensor:  # (n,C,H,W), a view
-    "`x[:count]`, whose gradient keeps the `channels_last` layout of a network. That of a slice is laid out as planes, and some layers are slow on those."
+    """`x[:count]`, whose gradient keeps the `channels_last` layout of a network. That of a slice is laid out as planes,
+    and some layers are slow on those."""
     return _First.apply(x, count)
 
 # %% ../../nbs/runtime/ops.ipynb #8482c042
