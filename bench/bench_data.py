@@ -5,21 +5,21 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import torch
 from PIL import Image
 
 from bench.timing import entry
+from stal_nb.config import Config
 from stal_nb.data import Resized, read_labels, write_sample
 from stal_nb.inspection import check_dataset
+from stal_nb.labels import CITYSCAPES, SYNTHIA
 from stal_nb.readers import GTA5, Cityscapes, synthia_id_table, write_cityscapes, write_gta5, write_synthia
 from stal_nb.runtime.images import read_image
-from stal_nb.labels import CITYSCAPES, SYNTHIA
-from stal_nb.config import Config
 from stal_nb.scenes import SceneDataset
 from stal_nb.step import TrainingState
 from stal_nb.trainer import Trainer

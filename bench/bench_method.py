@@ -12,11 +12,10 @@ from torch.nn import functional as F
 from bench.reference import GrowingQueues, contrast, ohem_by_sorting
 from bench.timing import entry, medians, peak_extra
 from stal_nb.banks import ClassMemoryBank
+from stal_nb.config import Config, TrainingConfig
 from stal_nb.labels import CITYSCAPES
 from stal_nb.losses import contrastive_loss, ohem_cross_entropy
-from stal_nb.config import Config
 from stal_nb.scenes import SceneDataset
-from stal_nb.config import TrainingConfig
 from stal_nb.step import TeacherView, TrainingState, contrast_step
 from stal_nb.trainer import Trainer
 

@@ -9,13 +9,12 @@ from pathlib import Path
 import torch
 
 from bench.timing import entry, medians, peak_extra
+from stal_nb.config import Config, TrainingConfig
 from stal_nb.labels import CITYSCAPES
-from stal_nb.config import Config
-from stal_nb.scenes import SceneDataset
-from stal_nb.config import TrainingConfig
-from stal_nb.runtime.checkpoints import check_checkpoint, checkpoint_tensors, load_checkpoint, save_checkpoint
-from stal_nb.step import TrainingState, training_step
 from stal_nb.optimisation import poly_lr
+from stal_nb.runtime.checkpoints import check_checkpoint, checkpoint_tensors, load_checkpoint, save_checkpoint
+from stal_nb.scenes import SceneDataset
+from stal_nb.step import TrainingState, training_step
 from stal_nb.trainer import Trainer
 
 C = CITYSCAPES.num_classes

@@ -15,11 +15,10 @@ from pathlib import Path
 
 import torch
 
-from stal_nb.config import Config
+from stal_nb.config import DEPARTURES, Config
+from stal_nb.evaluation import evaluate
 from stal_nb.run import Run
 from stal_nb.runtime.files import atomic_write_json
-from stal_nb.config import DEPARTURES
-from stal_nb.evaluation import evaluate
 
 LOUD = dict(lambda_u=1.0, drop_percent=20.0)  # the paper's weight of L_u and its share of dropped pixels; the preset has 0.2 and 50 %
 VARIANTS = {

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 
-from stal_nb.runtime.errors import BudgetError
 from stal_nb.cli import parse_setting
 from stal_nb.config import Config
 from stal_nb.run import Run
-from stal_nb.selection import STRATEGIES, StrategyInput, declare, top_k
+from stal_nb.runtime.errors import BudgetError
 from stal_nb.runtime.files import atomic_write_json
+from stal_nb.selection import STRATEGIES, StrategyInput, declare, top_k
 
 PRESETS = {"scenes": "demo", "camvid": "camvid"}
 ALL = [

@@ -3,8 +3,8 @@ import ctypes
 import gc
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 
 def medians(functions: dict[str, Callable[[], object]], repeats: int = 9, warm: int = 2) -> dict[str, float]:

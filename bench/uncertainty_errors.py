@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from stal_nb.config import Config
+from stal_nb.models import predict_logits
 from stal_nb.run import Run
 from stal_nb.runtime.files import atomic_write_json
-from stal_nb.models import predict_logits
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "nbs"))
 from figures.calibration import judge_measures  # noqa: E402  of the notebooks

@@ -134,7 +134,7 @@ def _random_batch(
                   "partner_class": torch.zeros(unlabelled, dtype=torch.int64)}
     return batch
 
-
+# %% ../nbs/runtime/planning.ipynb #5c1d7a21
 def _timed_step(
     state: TrainingState,
     batch: dict[str, torch.Tensor],

@@ -36,7 +36,7 @@ from .runtime.distributed import process_state
 from .runtime.errors import DeviceMemoryError, StoreError
 from .runtime.files import write_csv
 from .selection import CHEAP, COLUMNS, PixelMap, Region, region_mask, select_regions
-from .uncertainty import bald, box_sum, dropout_passes, ensemble_passes
+from .uncertainty import MEASURES, bald, box_sum, dropout_passes, ensemble_passes
 
 # %% ../nbs/runtime/scoring.ipynb #50911257
 STRIP = 400_000  # logits looked at together on a CPU: what stays in its cache
@@ -64,6 +64,8 @@ def strip_scores(
             part["least_confidence"] = (1 - 1 / norm) * (classes / (classes - 1))
         if "class_shares" in measures:
             part["class_shares"] = e / norm[:, None]
+        others = (measures & MEASURES.keys()) - part.keys()  # those without a short cut
+        part |= {name: MEASURES[name](e / norm[:, None]) for name in others}
         for name, value in part.items():
             sums = value.sum((-2, -1), dtype=torch.float32 if value.device.type == "mps" else torch.float64)
             total[name] = total[name] + sums if name in total else sums

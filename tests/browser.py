@@ -132,6 +132,7 @@ def kernel_question(page):
 
 def open_notebook(page, address):
     "Go to a notebook and wait until its kernel is idle."
+    page.route("**/lab/api/build*", lambda route: route.fulfill(json={"status": "stable", "message": ""}))  # else Node looks, for seconds
     page.add_locator_handler(kernel_question(page), lambda dialog: dialog.locator("button").last.click())  # before any later click, too
     page.goto(address)
     page.wait_for_selector(".jp-Notebook .jp-CodeCell .cm-content", timeout=60000)

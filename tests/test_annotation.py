@@ -7,15 +7,23 @@ import pytest
 import torch
 
 from stal_nb.annotation import (
-    AnnotatorProtocol, CostModel, NoisyAnnotator, OracleAnnotator, annotation_seconds, boundary_length,
-    boundary_map, confuse_pieces, count_pieces, jitter_boundaries,
+    AnnotatorProtocol,
+    CostModel,
+    NoisyAnnotator,
+    OracleAnnotator,
+    annotation_seconds,
+    boundary_length,
+    boundary_map,
+    confuse_pieces,
+    count_pieces,
+    jitter_boundaries,
 )
-from stal_nb.runtime.errors import ConfigError, DataError, LabelError, StoreError
 from stal_nb.app.annotator import IGNORED, Annotator, predictor
 from stal_nb.app.transfer import SEGMENTS, pack_image, pack_labels, superpixels, unpack_labels
-from stal_nb.labels import CAMVID, CITYSCAPES, IGNORE
-from stal_nb.scenes import SceneDataset
 from stal_nb.formats import rle_decode
+from stal_nb.labels import CAMVID, CITYSCAPES, IGNORE
+from stal_nb.runtime.errors import ConfigError, DataError, LabelError, StoreError
+from stal_nb.scenes import SceneDataset
 from stal_nb.store import LabelStore
 
 CAR, ROAD, SKY = (CITYSCAPES.index(name) for name in ("car", "road", "sky"))

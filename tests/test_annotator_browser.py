@@ -12,8 +12,8 @@ import torch
 
 from browser import open_notebook, run_cell
 from stal_nb.app.annotator import Annotator
-from stal_nb.app.transfer import superpixels
 from stal_nb.app.drawing import STATIC
+from stal_nb.app.transfer import superpixels
 from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.scenes import SceneDataset
 from stal_nb.store import LabelStore

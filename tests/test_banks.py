@@ -10,9 +10,9 @@ from safetensors.torch import load, save
 from torch import distributed
 
 from stal_nb.banks import ClassMemoryBank, ConfidenceBank, class_confidence, confidence_of_right
+from stal_nb.labels import IGNORE
 from stal_nb.runtime.distributed import gather_entries, joint_batch
 from stal_nb.runtime.errors import ConfigError, DataError, LabelError
-from stal_nb.labels import IGNORE
 from together import spawn
 
 

@@ -11,8 +11,8 @@ from bench.__main__ import table
 from bench.reference import GrowingQueues, contrast, ohem_by_sorting
 from bench.timing import entry, medians, peak_extra
 from stal_nb.banks import ClassMemoryBank
-from stal_nb.losses import ohem_cross_entropy
 from stal_nb.config import TrainingConfig
+from stal_nb.losses import ohem_cross_entropy
 from stal_nb.step import TeacherView, contrast_step
 
 ROOT = Path(__file__).resolve().parent.parent

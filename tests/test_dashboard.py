@@ -13,9 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browser import open_notebook, run_cell
-from tiny import TINY, tiny
 
+from browser import open_notebook, run_cell
 from figures.planning import plan_table
 from figures.runs import preset_table
 from stal_nb.app import run_folder as d
@@ -30,6 +29,7 @@ from stal_nb.config import PRESETS
 from stal_nb.labels import CITYSCAPES
 from stal_nb.run import Run
 from stal_nb.runtime.errors import AwaitingLabels, ConfigError, StalError, StoreError
+from tiny import TINY, tiny
 
 CLASSES = CITYSCAPES.classes
 

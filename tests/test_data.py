@@ -11,17 +11,31 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from stal_nb.augmentation import (
-    colour_matrix, gaussian_blur, nearest_index, paste_augment, place, recolour, strong_augment, weak_augment,
+    colour_matrix,
+    gaussian_blur,
+    nearest_index,
+    paste_augment,
+    place,
+    recolour,
+    strong_augment,
+    weak_augment,
     window,
 )
 from stal_nb.data import (
-    ImageFolder, Pool, RelabelledDataset, count_classes, find_files, id_table, read_labels, split_pool,
+    ImageFolder,
+    Pool,
+    RelabelledDataset,
+    count_classes,
+    find_files,
+    id_table,
+    read_labels,
+    split_pool,
     write_sample,
 )
-from stal_nb.readers import CamVid
-from stal_nb.runtime.images import read_image
-from stal_nb.runtime.errors import ConfigError, DataError, LabelError, StalError
 from stal_nb.labels import CAMVID, CITYSCAPES, CITYSCAPES_TRAIN_ID_OF_LABEL_ID, IGNORE, SYNTHIA, LabelSpace, Sample
+from stal_nb.readers import CamVid
+from stal_nb.runtime.errors import ConfigError, DataError, LabelError, StalError
+from stal_nb.runtime.images import read_image
 from stal_nb.scenes import SceneDataset
 
 

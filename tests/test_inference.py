@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from stal_nb.runtime.errors import ConfigError, DataError
+from stal_nb.evaluation import evaluate, same_size_batches
 from stal_nb.labels import CITYSCAPES, IGNORE, Sample
 from stal_nb.models import DeepLabV3Plus, SegmentationOutput, predict_logits, predict_probs, window_starts
-from stal_nb.evaluation import evaluate, same_size_batches
+from stal_nb.runtime.errors import ConfigError, DataError
 from together import spawn
 
 

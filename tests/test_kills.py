@@ -14,13 +14,13 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TINY, tiny
 
-from stal_nb.runtime.errors import AwaitingLabels, StoreError
 from stal_nb.cli import main, status_line
 from stal_nb.run import Run
+from stal_nb.runtime.errors import AwaitingLabels, StoreError
 from stal_nb.status import RunStatus
 from stal_nb.trainer import Trainer
+from tiny import TINY, tiny
 from together import start
 
 pytestmark = pytest.mark.slow

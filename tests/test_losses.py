@@ -8,13 +8,23 @@ import torch
 from torch.nn import functional as F
 
 from stal_nb import losses as losses_module
-from stal_nb.runtime.errors import ConfigError
 from stal_nb.labels import IGNORE
 from stal_nb.losses import (
-    PseudoLabels, anchor_mask, class_prototypes, contrastive_loss, hard_pixels,
-    negative_mask, normalised_entropy, ohem_cross_entropy, pixel_cross_entropy, pseudo_label_weights,
-    pseudo_labels, supervised_loss, unsupervised_loss,
+    PseudoLabels,
+    anchor_mask,
+    class_prototypes,
+    contrastive_loss,
+    hard_pixels,
+    negative_mask,
+    normalised_entropy,
+    ohem_cross_entropy,
+    pixel_cross_entropy,
+    pseudo_label_weights,
+    pseudo_labels,
+    supervised_loss,
+    unsupervised_loss,
 )
+from stal_nb.runtime.errors import ConfigError
 from stal_nb.runtime.ops import among_top, first_images, gather_pixels, masked_percentile, sample_pixels
 
 B, C, H, W = 3, 7, 6, 9

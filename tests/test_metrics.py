@@ -5,12 +5,19 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from stal_nb.runtime.errors import ConfigError, DataError, LabelError
 from stal_nb.labels import CAMVID, CITYSCAPES, IGNORE, SYNTHIA, LabelSpace
 from stal_nb.metrics import (
-    SYNTHIA_13, SegmentationMetrics, benchmark_miou, boundary_band, confusion_counts, iou_per_class,
-    pixel_accuracy, predicted_ids, recall_per_class,
+    SYNTHIA_13,
+    SegmentationMetrics,
+    benchmark_miou,
+    boundary_band,
+    confusion_counts,
+    iou_per_class,
+    pixel_accuracy,
+    predicted_ids,
+    recall_per_class,
 )
+from stal_nb.runtime.errors import ConfigError, DataError, LabelError
 
 TWO = LabelSpace("two", ("a", "b"), ((0, 0, 0), (255, 255, 255)))
 

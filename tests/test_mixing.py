@@ -4,13 +4,21 @@ import pytest
 import torch
 from scipy import ndimage
 
-from stal_nb.runtime.errors import ConfigError
 from figures.mixing import by_distance, distance_to_box, partner_odds, spiral
 from stal_nb.labels import IGNORE
 from stal_nb.mixing import (
-    CutMixTable, box_mask, class_boxes, connected_regions, copy_paste, count_in_cells, cutmix, draw_region,
-    paste_mask, region_boxes,
+    CutMixTable,
+    box_mask,
+    class_boxes,
+    connected_regions,
+    copy_paste,
+    count_in_cells,
+    cutmix,
+    draw_region,
+    paste_mask,
+    region_boxes,
 )
+from stal_nb.runtime.errors import ConfigError
 from stal_nb.runtime.ops import draw_weighted
 from stal_nb.scenes import SceneDataset
 

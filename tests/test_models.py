@@ -11,13 +11,19 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from stal_nb import backbones, models
-from stal_nb.runtime import batchnorm
-from stal_nb.runtime.errors import ConfigError, WeightsError
 from stal_nb.backbones import (
-    BACKBONES, Features, ResNetEncoder, find_backbone, load_weights, read_weights, replace_stride_,
+    BACKBONES,
+    Features,
+    ResNetEncoder,
+    find_backbone,
+    load_weights,
+    read_weights,
+    replace_stride_,
 )
 from stal_nb.models import ARCHITECTURES, DeepLabV2, DeepLabV3Plus, EMATeacher, ParallelClassifiers, named_tensors
+from stal_nb.runtime import batchnorm
 from stal_nb.runtime.batchnorm import SynchronisedBatchNorm2d, synchronise_batchnorm
+from stal_nb.runtime.errors import ConfigError, WeightsError
 from together import spawn
 
 

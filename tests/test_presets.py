@@ -6,19 +6,19 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from trees import cityscapes_tree, gta5_tree, synthia_tree
 
 from stal_nb import planning
-from stal_nb.data import write_sample
-from stal_nb.runtime.errors import ConfigError, DataError
-from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.app.report import headline, miou_figure
 from stal_nb.cli import check_data, configured, main, parser, predict_folder
 from stal_nb.config import PAPER, PAPER_BUDGETS, PRESETS, SETTINGS, Config
+from stal_nb.data import write_sample
 from stal_nb.datasets import RunData
+from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.run import Run
+from stal_nb.runtime.errors import ConfigError, DataError
 from stal_nb.scenes import SceneDataset
 from stal_nb.stages import measure
+from trees import cityscapes_tree, gta5_tree, synthia_tree
 
 pytestmark = pytest.mark.slow
 

@@ -13,25 +13,40 @@ from safetensors.torch import load_file, save_file
 from torch import distributed, multiprocessing, nn
 
 from stal_nb.banks import ClassMemoryBank
-from stal_nb.runtime import batchnorm
-from stal_nb.runtime.errors import ConfigError
+from stal_nb.config import TrainingConfig
 from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.losses import (
-    PseudoLabels, anchor_mask, class_prototypes, contrastive_loss, hard_pixels, negative_mask,
-    normalised_entropy, pixel_cross_entropy, pseudo_label_weights, pseudo_labels, supervised_loss,
+    PseudoLabels,
+    anchor_mask,
+    class_prototypes,
+    contrastive_loss,
+    hard_pixels,
+    negative_mask,
+    normalised_entropy,
+    pixel_cross_entropy,
+    pseudo_label_weights,
+    pseudo_labels,
+    supervised_loss,
     unsupervised_loss,
 )
+from stal_nb.mixing import CutMixTable, class_boxes
+from stal_nb.runtime import batchnorm
 from stal_nb.runtime.distributed import (
-    draw_uniform, gather_over_processes, joint_batch, kth_of_all, process_count, process_index,
+    JointDropout,
+    draw_uniform,
+    gather_over_processes,
+    joint_batch,
+    kth_of_all,
+    process_count,
+    process_index,
+    share_buffers,
+    share_dropout,
     sum_over_processes,
 )
-from stal_nb.runtime.ops import gather_pixels, masked_percentile, sample_pixels
-from stal_nb.mixing import CutMixTable, class_boxes
-from stal_nb.runtime.ops import draw_weighted
-from stal_nb.scenes import SceneDataset
-from stal_nb.config import TrainingConfig
-from stal_nb.runtime.distributed import JointDropout, share_buffers, share_dropout
+from stal_nb.runtime.errors import ConfigError
+from stal_nb.runtime.ops import draw_weighted, gather_pixels, masked_percentile, sample_pixels
 from stal_nb.sampling import PlanState, StepLoader, WithoutLabels, plan_step
+from stal_nb.scenes import SceneDataset
 from stal_nb.step import TrainingState, training_step
 from stal_nb.trainer import Trainer
 from together import spawn

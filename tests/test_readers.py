@@ -11,19 +11,27 @@ import pytest
 import torch
 from PIL import Image
 from torch.utils.data import Dataset
-from trees import cityscapes_tree, gta5_tree, synthia_tree
 
 import stal_nb.runtime.images
 from stal_nb.data import (
-    ImageFolder, Pool, RelabelledDataset, Resized, count_classes, read_labels, read_split, reader_of,
-    resize_labels, write_sample,
+    ImageFolder,
+    Pool,
+    RelabelledDataset,
+    Resized,
+    count_classes,
+    read_labels,
+    read_split,
+    reader_of,
+    resize_labels,
+    write_sample,
 )
 from stal_nb.inspection import check_dataset, inspect_image
-from stal_nb.readers import GTA5, SYNTHIA_ID_OF_CLASS, CamVid, Cityscapes, Synthia, label_id_table, synthia_id_table
-from stal_nb.runtime.images import image_size, read_image
-from stal_nb.runtime.errors import ConfigError, DataError, LabelError
 from stal_nb.labels import CAMVID, CITYSCAPES, IGNORE, SYNTHIA, Sample, remap
+from stal_nb.readers import GTA5, SYNTHIA_ID_OF_CLASS, CamVid, Cityscapes, Synthia, label_id_table, synthia_id_table
+from stal_nb.runtime.errors import ConfigError, DataError, LabelError
+from stal_nb.runtime.images import image_size, read_image
 from stal_nb.scenes import SceneDataset
+from trees import cityscapes_tree, gta5_tree, synthia_tree
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 

@@ -2,8 +2,8 @@
 import json
 
 import pytest
-from browser import open_page
 
+from browser import open_page
 from figures.runs import comparison_figure, comparison_table, gap_figure, provenance
 from stal_nb.app.report import write_report
 from stal_nb.run import Run

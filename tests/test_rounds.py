@@ -14,27 +14,32 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import TINY, tiny
 
 from stal_nb import datasets, stages
 from stal_nb import scoring as scoring_module
-from stal_nb.runtime.errors import (
-    AwaitingLabels, BudgetError, ConfigError, DataError, DeviceMemoryError, StoreError,
-)
-from stal_nb.labels import Sample
+from stal_nb.app.annotator import Annotator
 from stal_nb.cli import main, parse_setting
 from stal_nb.config import Config
 from stal_nb.datasets import label_part
-from stal_nb.app.annotator import Annotator
+from stal_nb.evaluation import evaluate, same_size_batches
+from stal_nb.labels import Sample
 from stal_nb.run import Run
+from stal_nb.runtime.errors import (
+    AwaitingLabels,
+    BudgetError,
+    ConfigError,
+    DataError,
+    DeviceMemoryError,
+    StoreError,
+)
+from stal_nb.runtime.signals import StopRequested
 from stal_nb.scenes import SceneDataset
 from stal_nb.scoring import PartFile, Scoring, score_batch, score_into, score_pool
 from stal_nb.selection import STRATEGIES, Region, declare, region_mask, ripu_map, select_regions
-from stal_nb.evaluation import evaluate, same_size_batches
-from stal_nb.runtime.signals import StopRequested
 from stal_nb.step import build_model
 from stal_nb.trainer import Trainer
 from stal_nb.uncertainty import MEASURES, dropout_passes, entropy
+from tiny import TINY, tiny
 
 SETTINGS = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
 
@@ -231,8 +236,8 @@ def test_a_fork_that_contradicts_the_past_is_refused(finished, tmp_path, after, 
 def test_training_and_scoring_never_open_the_files_of_labels_that_were_not_acquired(tmp_path, monkeypatch):
     "The oracle reads the labels that it sells. Nothing else touches the truth of the target."
     from stal_nb.data import RelabelledDataset, write_sample
-    from stal_nb.readers import CamVid
     from stal_nb.labels import CAMVID
+    from stal_nb.readers import CamVid
     from stal_nb.scenes import SceneDataset
 
     scenes = RelabelledDataset(SceneDataset("real", 8, size=(64, 128)), CAMVID)

@@ -8,8 +8,23 @@ import torch
 
 from stal_nb.runtime.errors import BudgetError, ConfigError
 from stal_nb.selection import (
-    STRATEGIES, Region, StrategyInput, cover, declare, group_quotas, k_center, most_uncertain, needs_of,
-    rare_class, region_mask, region_strategy, select, select_regions, top_k, uncertainty_diversity, unit_of,
+    STRATEGIES,
+    Region,
+    StrategyInput,
+    cover,
+    declare,
+    group_quotas,
+    k_center,
+    most_uncertain,
+    needs_of,
+    rare_class,
+    region_mask,
+    region_strategy,
+    select,
+    select_regions,
+    top_k,
+    uncertainty_diversity,
+    unit_of,
 )
 
 

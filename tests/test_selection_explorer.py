@@ -10,12 +10,11 @@ import torch
 from PIL import Image
 
 from browser import open_notebook, run_cell
-from stal_nb.runtime.errors import ConfigError
 from figures.strategies import read_strategies, strategies_figure, strategies_table
 from stal_nb.app.selection_explorer import PredictedScenes, ScoredPool, SelectionExplorer, explain, image_contents, ranks_of, run_pool
-from stal_nb.selection import STRATEGIES, select
+from stal_nb.runtime.errors import ConfigError
 from stal_nb.scenes import SceneDataset
-from stal_nb.selection import StrategyInput
+from stal_nb.selection import STRATEGIES, StrategyInput, select
 from stal_nb.uncertainty import entropy
 
 SIZE = (256, 512)
@@ -151,9 +150,8 @@ def test_a_strategy_of_ones_own_is_in_the_explorer(pool, monkeypatch):
 
 
 def test_a_round_of_a_run_becomes_a_pool_whose_classes_are_predictions(tmp_path):
-    from tiny import tiny
-
     from stal_nb.run import Run
+    from tiny import tiny
 
     run = Run.create(tiny(), tmp_path / "run")
     run.bar = False

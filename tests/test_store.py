@@ -17,12 +17,18 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from stal_nb.runtime import files as files_module
-from stal_nb.runtime.errors import ConfigError, LabelError, StalError, StoreError
 from figures.crashes import WRITERS, crash_instants, failing_disk, found, save_instants, watching
 from stal_nb.labels import CAMVID, CITYSCAPES, IGNORE
+from stal_nb.runtime import files as files_module
+from stal_nb.runtime.errors import ConfigError, LabelError, StalError, StoreError
 from stal_nb.runtime.files import (
-    append_line, atomic_write_bytes, atomic_write_json, id_of_name, name_of_id, read_log, remove_leftovers,
+    append_line,
+    atomic_write_bytes,
+    atomic_write_json,
+    id_of_name,
+    name_of_id,
+    read_log,
+    remove_leftovers,
     temporary_name,
 )
 from stal_nb.store import LabelStore, decode_label, encode_label

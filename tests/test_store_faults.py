@@ -13,13 +13,22 @@ import torch
 from PIL import Image
 
 import stal_nb.store as store_module
-from stal_nb.runtime.errors import ConfigError, LabelError, StalError, StoreError
 from figures.crashes import failing_disk, kill_trials, race
-from stal_nb.labels import CAMVID, CITYSCAPES, IGNORE, LabelSpace
 from stal_nb.formats import (
-    cityscapes_labels, coco_labels, coloured_labels, export_cityscapes, export_coco, export_coloured,
-    import_labels, pack_rle, polygon_mask, rle_decode, rle_encode,
+    cityscapes_labels,
+    coco_labels,
+    coloured_labels,
+    export_cityscapes,
+    export_coco,
+    export_coloured,
+    import_labels,
+    pack_rle,
+    polygon_mask,
+    rle_decode,
+    rle_encode,
 )
+from stal_nb.labels import CAMVID, CITYSCAPES, IGNORE, LabelSpace
+from stal_nb.runtime.errors import ConfigError, LabelError, StalError, StoreError
 from stal_nb.store import LabelStore, StaleLabelError
 
 

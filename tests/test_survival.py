@@ -18,25 +18,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
+from figures.crashes import failing_disk
 from stal_nb import optimisation, sampling
 from stal_nb import step as step_module
 from stal_nb import trainer as loop
-from stal_nb.runtime import checkpoints, devices
-from stal_nb.runtime.errors import ConfigError, DeviceMemoryError, StalError, StoreError, TrainingError, WorkerError
-from figures.crashes import failing_disk
-from stal_nb.labels import CITYSCAPES, Sample
-from stal_nb.scenes import SceneDataset
-from stal_nb.config import TrainingConfig
-from stal_nb.runtime.checkpoints import check_checkpoint, load_checkpoint, save_checkpoint
-from stal_nb.runtime.signals import GracefulStop, StopRequested
-from stal_nb.step import TrainingState, build_model
 from stal_nb.badsteps import MAX_SKIPS, BadSteps, StepUndo
+from stal_nb.config import TrainingConfig
+from stal_nb.labels import CITYSCAPES, Sample
 from stal_nb.optimisation import CalledNetwork, StudentUpdate, prepare_for_processes
+from stal_nb.runtime import checkpoints, devices
+from stal_nb.runtime.checkpoints import check_checkpoint, load_checkpoint, save_checkpoint
+from stal_nb.runtime.errors import ConfigError, DeviceMemoryError, StalError, StoreError, TrainingError, WorkerError
+from stal_nb.runtime.signals import GracefulStop, StopRequested
+from stal_nb.scenes import SceneDataset
+from stal_nb.step import TrainingState, build_model
 from stal_nb.trainer import Trainer
 from together import spawn
 
@@ -253,7 +253,7 @@ def test_the_one_checkpoint_of_an_earlier_version_is_continued(tmp_path, unbroke
     first = new_trainer(tmp_path)
     first.resume()
     with safe_open(first.checkpoint, framework="pt") as file:
-        tensors = {k: file.get_tensor(k) for k in file.keys()}
+        tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118, no dict
     save_file(tensors, tmp_path / "progress.safetensors", {"info": json.dumps({"step": 2, "log": first.log, "stage": 1})})
     first.checkpoint.unlink()
     (tmp_path / "log.jsonl").unlink()

@@ -8,16 +8,16 @@ import pytest
 import torch
 
 from stal_nb import banks, losses, mixing, step
-from stal_nb.runtime import devices, ops
 from stal_nb.augmentation import interpolate_ids
-from stal_nb.runtime.errors import ConfigError
-from stal_nb.labels import CITYSCAPES, IGNORE
-from stal_nb.scenes import SceneDataset
 from stal_nb.config import DEPARTURES, TrainingConfig
 from stal_nb.evaluation import centre_crop, evaluate
-from stal_nb.sampling import PlanState, StepLoader, WithoutLabels, plan_step
-from stal_nb.step import TERMS, TrainingState, Update, training_step
+from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.probe import Probe
+from stal_nb.runtime import devices, ops
+from stal_nb.runtime.errors import ConfigError
+from stal_nb.sampling import PlanState, StepLoader, WithoutLabels, plan_step
+from stal_nb.scenes import SceneDataset
+from stal_nb.step import TERMS, TrainingState, Update, training_step
 from stal_nb.trainer import Trainer
 
 SIZE = (32, 64)

@@ -5,15 +5,34 @@ import pytest
 import torch
 from torch import nn
 
-from stal_nb.runtime.errors import ConfigError
-from stal_nb.runtime.ops import check_probs
+from stal_nb.calibration import Calibration, ErrorHistogram, ause, error_auroc, reliability, sparsification
 from stal_nb.losses import normalised_entropy
 from stal_nb.models import EMATeacher
-from stal_nb.calibration import Calibration, ErrorHistogram, ause, error_auroc, reliability, sparsification
+from stal_nb.runtime.errors import ConfigError
+from stal_nb.runtime.ops import check_probs
 from stal_nb.uncertainty import (
-    MEASURES, ENSEMBLE_MEASURES, Ensemble, bald, box_sum, class_probs, class_std, dropout_passes,
-    ensemble_passes, entropy, evaluating, expected_entropy, image_score, least_confidence, margin, mc_dropout,
-    mean_std, predictive_entropy, region_impurity, region_uncertainty, ripu, variation_ratio,
+    ENSEMBLE_MEASURES,
+    MEASURES,
+    Ensemble,
+    bald,
+    box_sum,
+    class_probs,
+    class_std,
+    dropout_passes,
+    ensemble_passes,
+    entropy,
+    evaluating,
+    expected_entropy,
+    image_score,
+    least_confidence,
+    margin,
+    mc_dropout,
+    mean_std,
+    predictive_entropy,
+    region_impurity,
+    region_uncertainty,
+    ripu,
+    variation_ratio,
 )
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from browser import open_notebook, press_run
-from stal_nb.runtime.errors import ConfigError
 from stal_nb.app.uncertainty_explorer import EXPLORED, UncertaintyExplorer, likeliest, shade_scale
-from stal_nb.labels import CITYSCAPES, IGNORE, Sample
-from stal_nb.scenes import SceneDataset
 from stal_nb.calibration import sparsification
+from stal_nb.labels import CITYSCAPES, IGNORE, Sample
+from stal_nb.runtime.errors import ConfigError
+from stal_nb.scenes import SceneDataset
 from stal_nb.uncertainty import entropy
 
 SIZE = (48, 96)

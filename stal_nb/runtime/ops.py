@@ -153,8 +153,8 @@ def is_class(labels: Tensor, num_classes: int) -> Tensor:
 
 # %% ../../nbs/runtime/ops.ipynb #b8862ac4
 def _counts_of_all(mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels of each class in a joint batch, int32: (B,C) how many come before each image of this process, (B,C) how many
-    it has itself, and (C,) how many there are in all."""
+    """Pixels of each class in a joint batch, int32: (B,C) how many come before each image of this process, (B,C) how
+    many it has itself, and (C,) how many there are in all."""
     processes, rank, kinds = batch_processes(), process_index(), batch_kinds()
     if sum(kinds) != len(mask):
         raise ConfigError(f"joint_batch: found {kinds}, "
@@ -188,7 +188,7 @@ def sample_pixels(
     alone = batch_processes() == 1
     first, own, total = (None, None, running[:, -1]) if alone else _counts_of_all(mask)
     draw = (torch.rand(len(flat), per_class, generator=generator, device=mask.device) * total[:, None]).int()
-    wanted = torch.minimum(draw, total[:, None] - 1).clamp(min=0)  # (C, per_class): number among the pixels of the class
+    wanted = torch.minimum(draw, total[:, None] - 1).clamp(min=0)  # (C, per_class): number among the class's pixels
     if alone:
         index = torch.searchsorted(running, wanted + 1)
         return index.clamp(max=flat.shape[1] - 1), total > 0
