@@ -173,15 +173,15 @@ def test_disk_full_while_a_checkpoint_is_saved_keeps_the_one_before(finished, tm
     run = Run.create(finished.config, tmp_path / "full")
     run.bar = False
     from stal_nb.runtime import checkpoints
-    write, calls = checkpoints.atomic_write_bytes, []
+    write, calls = checkpoints.write_checkpoint, []
 
-    def full(path, data):
+    def full(path, *content):
         calls.append(path)
         if len(calls) == 1:
-            return write(path, data)
+            return write(path, *content)
         raise StoreError(f"{path}: no space left on device")
 
-    monkeypatch.setattr(checkpoints, "atomic_write_bytes", full)
+    monkeypatch.setattr(checkpoints, "write_checkpoint", full)
     with pytest.raises(StoreError, match="no space"):
         run.finish()
     kept = calls[0]
