@@ -201,7 +201,7 @@ class OracleAnnotator:
     def label(
         self,
         id: str,  # of an image of the data set
-        # (H, W) bool: what is bought; pixels outside come as 255 and cost nothing. None = all
+        # (H, W) bool: what is queried; pixels outside come as 255 and cost nothing. None = all
         mask: Tensor | None = None,
         prediction: Tensor | None = None,  # (H, W) ids that a person would correct; None = an empty page
     ) -> tuple[Tensor, float]:  # (H, W) int64, seconds a person would have needed
@@ -295,7 +295,7 @@ class NoisyAnnotator:
     def label(
         self,
         id: str,  # of an image of the data set
-        # (H, W) bool: what is bought; pixels outside come as 255 and cost nothing. None = all
+        # (H, W) bool: what is queried; pixels outside come as 255 and cost nothing. None = all
         mask: Tensor | None = None,
         prediction: Tensor | None = None,  # (H, W) ids that a person would correct; None = an empty page
     ) -> tuple[Tensor, float]:  # (H, W) int64, seconds

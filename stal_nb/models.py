@@ -103,7 +103,7 @@ class SegmentationOutput(NamedTuple):
     logits: Tensor  # (B,C,H,W) class scores, at the resolution of the images
     # (B,D,h,w) a vector for each pixel of a coarser grid, not normalised; None if not asked for
     embeddings: Tensor | None
-    aux_logits: Tensor | None  # (B,C,H,W) a second, simpler opinion for a training loss; None in evaluation mode
+    aux_logits: Tensor | None  # (B,C,H,W) a second, simpler prediction for a training loss; None in evaluation mode
 
 # %% ../nbs/04_models.ipynb #feddd85a
 class SegmentationNetwork(nn.Module):
