@@ -145,7 +145,8 @@ def asked(monkeypatch):
     return calls
 
 
-def test_further_arguments_reach_the_run(asked):
+def test_further_arguments_reach_the_run(asked, monkeypatch):
+    monkeypatch.delenv("LATEST", raising=False)
     assert bootstrap.main(["demo", "--set", "seed=1"]) == 7
     assert asked == [False, ["/env/bin/python", "-m", "stal_nb", "run", "--preset", "demo", "--set", "seed=1"]]
 
@@ -157,8 +158,10 @@ def test_the_newest_versions_are_asked_for_by_a_variable(asked, monkeypatch, val
     assert asked == [latest, ["/env/bin/python", "-m", "tools.testing", "-k", "x"]]
 
 
-def test_make_hands_on_its_variables():
+def test_make_hands_on_its_variables(monkeypatch):
     "`make -n` shows what would run; FAST and LATEST reach the programs through the environment."
+    for name in ("LATEST", "FAST", "MAKEFLAGS", "MAKEOVERRIDES"):
+        monkeypatch.delenv(name, raising=False)
     done = subprocess.run(["make", "-n", "test", "ARGS=tests/test_banks.py"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0 and "-m tools.bootstrap test tests/test_banks.py" in done.stdout
     shown = subprocess.run(["make", "-s", "-f", "-", "show", "FAST=1"], cwd=ROOT, capture_output=True, text=True,
