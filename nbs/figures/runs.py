@@ -10,16 +10,16 @@ from stal_nb.app.drawing import LAYOUT
 from stal_nb.run import Run
 
 SMALL = dict(
-    image_size=(96, 192), crop_size=(96, 192), source_images=60, target_images=30, val_images=8, source_batch=3,
+    image_size=(96, 192), crop_size=(96, 192), source_images=60, target_images=30, val_images=12, source_batch=3,
     target_batch=1, unlabelled_batch=2,
-    source_steps=8, round_steps=(8, 8), budgets=(0.07, 0.2), num_anchors=20, bank_capacity=500, plan_every=5)
+    source_steps=20, round_steps=(20, 20), budgets=(0.07, 0.2), num_anchors=20, bank_capacity=500, plan_every=5)
 
 
 def example_run(
     path: Path,  # folder of the run
     **changes,  # settings to change
 ) -> Run:  # complete
-    "A run of about a quarter of a minute on two cores, for looking at; far too short to be good."
+    "A run of about half a minute on two cores, for looking at; far too short to be good."
     from stal_nb.config import Config
 
     run = Run.create(Config.preset("demo", **{**SMALL, "name": "example", **changes}), path)
