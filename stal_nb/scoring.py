@@ -93,7 +93,7 @@ class Scoring:
     def measures(self) -> tuple[str, ...]:
         "The scores, in the order of their columns."
         wanted = self.needs | {"entropy"}
-        return tuple(name for name in ("entropy", "margin", "least_confidence", "bald", "ensemble") if name in wanted)
+        return tuple(name for name in (*MEASURES, "bald", "ensemble") if name in wanted)
 
     @property
     def columns(self) -> tuple[str, ...]:

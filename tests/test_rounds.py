@@ -34,8 +34,8 @@ from stal_nb.runtime.errors import (
 )
 from stal_nb.runtime.signals import StopRequested
 from stal_nb.scenes import SceneDataset
-from stal_nb.scoring import PartFile, Scoring, score_batch, score_into, score_pool
-from stal_nb.selection import STRATEGIES, Region, declare, region_mask, ripu_map, select_regions
+from stal_nb.scoring import PartFile, Scoring, score_batch, score_into, score_pool, strip_scores
+from stal_nb.selection import STRATEGIES, Region, declare, most_uncertain, region_mask, ripu_map, select_regions
 from stal_nb.step import build_model
 from stal_nb.trainer import Trainer
 from stal_nb.uncertainty import MEASURES, dropout_passes, entropy
@@ -935,3 +935,19 @@ def test_the_command_line_says_that_it_waits(by_person, capsys):
 def test_another_annotator_is_refused():
     with pytest.raises(ConfigError, match="annotator: found 'nobody', expected 'oracle' or 'person'"):
         tiny(annotator="nobody")
+
+
+def test_a_new_measure_is_a_row_of_measures_and_a_row_of_strategies(tmp_path, monkeypatch):
+    monkeypatch.setitem(MEASURES, "gini", lambda probs: 1 - probs.square().sum(1))
+    monkeypatch.setitem(STRATEGIES, "gini", most_uncertain("gini"))
+    logits = torch.randn(1, 5, 7, 9, generator=torch.Generator().manual_seed(0))
+    expected = (1 - logits.softmax(1).square().sum(1)).mean()
+    assert strip_scores(logits, {"gini", "entropy"})["gini"].item() == pytest.approx(expected.item(), rel=1e-5)
+    run = Run.create(tiny(strategy="gini"), tmp_path / "run")
+    run.bar = False
+    while run.stage != "round 1: label":
+        run.advance()
+    with open(run.round_folder(1) / "scores.csv") as file:
+        rows = sorted(csv.DictReader(file), key=lambda row: -float(row["gini"]))
+    query = json.loads((run.round_folder(1) / "query.json").read_text())
+    assert query["strategy"] == "gini" and set(query["ids"]) == {row["id"] for row in rows[:len(query["ids"])]}
