@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stal_nb import datasets, stages
+from stal_nb import config, datasets, stages
 from stal_nb import scoring as scoring_module
 from stal_nb.app.annotator import Annotator
 from stal_nb.cli import main, parse_setting
@@ -940,6 +940,7 @@ def test_another_annotator_is_refused():
 def test_a_new_measure_is_a_row_of_measures_and_a_row_of_strategies(tmp_path, monkeypatch):
     monkeypatch.setitem(MEASURES, "gini", lambda probs: 1 - probs.square().sum(1))
     monkeypatch.setitem(STRATEGIES, "gini", most_uncertain("gini"))
+    monkeypatch.setattr(config, "SCORED", config.SCORED | {"gini"})  # read from MEASURES when it was imported
     logits = torch.randn(1, 5, 7, 9, generator=torch.Generator().manual_seed(0))
     expected = (1 - logits.softmax(1).square().sum(1)).mean()
     assert strip_scores(logits, {"gini", "entropy"})["gini"].item() == pytest.approx(expected.item(), rel=1e-5)
