@@ -62,10 +62,12 @@ def strip_scores(
             part["margin"] = 1 - (1 - e.topk(2, 1).values[:, 1]) / norm
         if "least_confidence" in measures:
             part["least_confidence"] = (1 - 1 / norm) * (classes / (classes - 1))
-        if "class_shares" in measures:
-            part["class_shares"] = e / norm[:, None]
         others = (measures & MEASURES.keys()) - part.keys()  # those without a short cut
-        part |= {name: MEASURES[name](e / norm[:, None]) for name in others}
+        if others or "class_shares" in measures:
+            probs = e / norm[:, None]
+            part |= {name: MEASURES[name](probs) for name in others}
+            if "class_shares" in measures:
+                part["class_shares"] = probs
         for name, value in part.items():
             sums = value.sum((-2, -1), dtype=torch.float32 if value.device.type == "mps" else torch.float64)
             total[name] = total[name] + sums if name in total else sums
