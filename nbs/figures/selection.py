@@ -99,18 +99,6 @@ def ranked_gallery(pool: ScoredPool, k: int, columns: int = 12, measure: str = "
     return jpeg(below(city_legend(pool.groups, sheet.width), sheet))
 
 
-def query_sheet(pool: ScoredPool, query: Sequence[str], columns: int = 8) -> DisplayedImage:
-    "The pool city by city; what a query asks for is in colour and framed, the rest is pale."
-    asked, colours = set(query), city_colours(pool.groups)
-    order = sorted(range(len(pool.ids)), key=lambda i: (pool.groups[i], -pool.scores["entropy"][i].item()))
-    cells = []
-    for i in order:
-        framed = pool.ids[i] in asked
-        picture = still(pool.scenes.images[i]) if framed else pale(pool.scenes.images[i], 0.25)
-        cells.append(([picture], f"{pool.groups[i]}  {pool.scores['entropy'][i]:.2f}", colours[pool.groups[i]], framed))
-    return jpeg(contact_sheet([cells[r:r + columns] for r in range(0, len(cells), columns)], (112, 56)), 75)
-
-
 def group_figure(pool: ScoredPool, k: int) -> plt.Figure:
     "How many images each city sends, by entropy alone and with quotas; the black line is its share of the pool."
     cities, colours = sorted(set(pool.groups)), city_colours(pool.groups)
