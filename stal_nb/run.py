@@ -66,7 +66,7 @@ def copy_stages(
     folders: list[Path],  # of `check_fork`
 ) -> None:
     "Copy the labels and the finished stages that a fork takes over; what an interrupted fork has copied is left."
-    ids = json.loads((folders[-1] / "labelled.json").read_text())["ids"] if len(folders) > 1 else []
+    ids = run.layout.labelled(len(folders) - 2)["ids"] if len(folders) > 1 else []  # of the last round taken over
     for id in ids:
         if not other.store.has(id):
             other.store.save(id, run.store.load(id), annotator="taken over", seconds=0.0, source=run.config.name)

@@ -6,7 +6,6 @@
 __all__ = ['PixelMaps', 'IGNORED', 'predictor', 'Guides', 'PageLabels', 'queue_state', 'Annotator']
 
 # %% ../../nbs/app/annotator.ipynb #cca4cadb
-import json
 import math
 import zlib
 from collections import OrderedDict
@@ -27,6 +26,7 @@ from .drawing import STATIC
 from .transfer import SEGMENTS, as_bytes, pack_image, pack_labels, superpixels, unpack_labels
 from ..formats import rle_decode, rle_encode
 from ..labels import IGNORE, LabelSpace, Sample, check_labels
+from ..layout import split_stage, stage_before
 from ..models import predict_logits
 from ..run import Run
 from ..runtime.errors import ConfigError, LabelError, StalError, StoreError
@@ -306,12 +306,12 @@ class Annotator(anywidget.AnyWidget):
         if not run.awaiting:
             raise ConfigError(f"run {run.path}: found stage {run.stage!r}, expected one that waits for labels "
                               "(annotator='person'; advance the run first)")
-        number = int(run.stage.removeprefix("round ").partition(":")[0])
+        _, number = split_stage(run.stage)
         asked = run.queried(number + 1)
-        ids = json.loads((run.round_folder(number) / "query.json").read_text())["ids"]
+        ids = run.layout.query(number)["ids"]
         if any(asked[id] is not None for id in ids):
             options = {"regions": lambda sample: region_mask(asked[sample.id], sample.image.shape[1:])} | options
-        model = run.model_after("source" if number == 0 else f"round {number - 1}")
+        model = run.model_after(stage_before(number))
         return cls(run.data.target, run.store, ids=ids, annotator=annotator, provenance={"round": number},
                    predictions=predictor(model, run.config.eval_size, probs=True), **options)
 

@@ -30,6 +30,7 @@ from .run_folder import RunFolder
 from .run_log import read_json
 from .run_process import pause, start
 from .run_view import view_of
+from ..layout import stage_before
 from ..models import predict_logits
 from ..run import Run
 from ..runtime.errors import ConfigError, StalError, StoreError
@@ -246,7 +247,7 @@ def query_thumbnails(
     "The first images of a query for the eye, highest score first."
     query = read_json(run.round_folder(number) / "query.json", {"ids": []})
     where, items = {id: k for k, id in enumerate(run.data.target.ids)}, []
-    model = run.model_after("source" if number == 0 else f"round {number - 1}") if maps and query["ids"] else None
+    model = run.model_after(stage_before(number)) if maps and query["ids"] else None
     for id in query["ids"][:most]:
         image = run.image(where[id])
         item = {"id": id, "entropy": query.get("entropy", {}).get(id),

@@ -18,6 +18,7 @@ from matplotlib import pyplot as plt
 from .drawing import LAYOUT, TERM_COLOURS, class_colours
 from .pages import chart, picture, write_page
 from ..labels import Sample
+from ..layout import stage_before
 from ..models import predict_logits
 from ..run import Run
 from ..uncertainty import entropy
@@ -72,7 +73,7 @@ def iou_figure(summary: dict) -> go.Figure:
 def read_log(run: Run) -> list[dict]:
     "The training log of all finished stages, one row each few steps, with a running step count."
     rows, offset = [], 0
-    for name, folder in [("source only", run.path / "source"),
+    for name, folder in [("source only", run.layout.folder("source")),
                          *((f"round {n}", run.round_folder(n)) for n in range(len(run.config.budgets)))]:
         file = folder / "training.csv"
         if file.exists():
@@ -125,11 +126,11 @@ def query_pictures(
 ) -> plt.Figure | None:
     """The images that a round queried: image, uncertainty and prediction of the model that scored them, and the
     acquired label."""
-    query = json.loads((run.round_folder(number) / "query.json").read_text())
+    query = run.layout.query(number)
     ids = [id for id in query["ids"] if run.store.has(id)][:most]
     if not ids:
         return None
-    model = run.model_after("source" if number == 0 else f"round {number - 1}")
+    model = run.model_after(stage_before(number))
     space, where = run.data.label_space, {id: k for k, id in enumerate(run.data.target.ids)}
     figure, axes = plt.subplots(len(ids), 4, figsize=(13, 13 / 4 * len(ids) * _aspect(run.data.target[where[ids[0]]])
                                                       + 0.4), squeeze=False)

@@ -22,6 +22,7 @@ import psutil
 
 from .run_log import Curve, RunLog, WatchedFiles, read_json
 from ..config import Config
+from ..layout import split_stage
 from ..run import Run
 from ..runtime.errors import StalError
 
@@ -206,7 +207,7 @@ class RunFolder:
         stage = self.stage or ""
         if self.config.get("annotator") != "person" or not stage.endswith(": label"):
             return None
-        return stage, int(stage.removeprefix("round ").partition(":")[0])
+        return stage, split_stage(stage)[1]
 
     @property
     def awaiting(self) -> list[dict]:  # id, done
@@ -214,7 +215,7 @@ class RunFolder:
         if not self.awaiting_stage:
             return []
         number, labels = self.awaiting_stage[1], self.path / "labels"
-        query = self.files.load(self.path / "rounds" / f"{number:02d}" / "query.json", {"ids": []})
+        query = self.files.load(self.run.round_folder(number) / "query.json", {"ids": []})
         if self.files.changed(labels / "provenance.jsonl") or self._open[0] != number:
             try:
                 open_ = set(self.run.awaiting)

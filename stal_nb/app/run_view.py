@@ -19,6 +19,7 @@ from .drawing import class_colours
 from .report import headline
 from .run_folder import RunFolder, saved_step
 from ..labels import CITYSCAPES, LABEL_SPACES, LabelSpace
+from ..layout import RunLayout
 
 # %% ../../nbs/app/run_view.ipynb #a556d590
 PAPER = {  # mIoU as published: DeepLab v3+ with ResNet-101, trained on the full data; labelled images -> percent
@@ -65,8 +66,9 @@ def _histogram(file: Path, chosen: Sequence[str], bins: int = 60) -> dict:
 
 def last_query(folder: RunFolder) -> dict:  # round, strategy, asked, and the histogram; empty before the first query
     "What was queried last, and how unsure the pool is."
-    for number in reversed(range(len(folder.config.get("budgets", ())))):
-        place = folder.path / "rounds" / f"{number:02d}"
+    layout = RunLayout(folder.path, len(folder.config.get("budgets", ())))
+    for number in reversed(range(layout.rounds)):
+        place = layout.round_folder(number)
         query = folder.files.load(place / "query.json", {})
         if query.get("ids"):
             if folder.files.changed(place / "scores.csv") or folder.pool[0] != number:

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from .drawing import STATIC, magma, still
 from .pages import script_json, write_page
 from ..labels import CITYSCAPES, IGNORE, LabelSpace
+from ..layout import stage_before
 from ..models import predict_logits
 from ..run import Run
 from ..runtime.errors import ConfigError
@@ -80,9 +81,9 @@ def run_pool(
 ) -> ScoredPool:
     """The pool as round `number` of a run saw it. The truth of the target is not touched: shares of classes are those
     of the prediction."""
-    model = run.model_after("source" if number == 0 else f"round {number - 1}")
-    asked = run.asked(number)
-    places = [i for i, id in enumerate(run.data.target.ids) if asked.get(id, ()) is not None][:most]
+    model = run.model_after(stage_before(number))
+    acquired = run.acquired(number)
+    places = [i for i, id in enumerate(run.data.target.ids) if acquired.get(id, ()) is not None][:most]
     images, probs, features, scores = [], [], [], []
     for i in places:
         image = run.image(i)[None].to(run.device)
@@ -96,7 +97,7 @@ def run_pool(
     predicted = probs.argmax(1)
     scenes = PredictedScenes(torch.stack(images), predicted, probs, torch.zeros_like(predicted, dtype=torch.bool),
                              torch.stack(features), ids, groups)
-    weights = run.state_after("source" if number == 0 else f"round {number - 1}").confidence.class_rate().cpu()
+    weights = run.state_after(stage_before(number)).confidence.class_rate().cpu()
     return ScoredPool(scenes, ids, groups, entropy(probs),
                       {name: torch.cat([s[name].cpu() for s in scores]) for name in MEASURES}, scenes.features,
                       probs.mean((2, 3)), weights, run.data.label_space)

@@ -241,10 +241,8 @@ class UncertaintyExplorer(anywidget.AnyWidget):
         **options: Any,
     ) -> "UncertaintyExplorer":
         "The teachers that a run's stages left, as rounds. Each is loaded when it is looked at."
-        stages = ["source", *(f"round {n}" for n in range(len(run.config.budgets)))]
-        done = [s for s in stages if run.products[s if s == "source" else f"{s}: train"].exists()]
         networks = {("source only" if s == "source" else s): partial(lambda s: deepcopy(run.model_after(s)), s)
-                    for s in done}
+                    for s in run.layout.trained}
 
         def predict(model, images):
             return predict_logits(model, images, run.config.eval_size).softmax(1)
