@@ -20,7 +20,7 @@ import torch.distributed
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .backbones import Features, find_backbone, load_weights
+from .backbones import Features, find_backbone, load_weights, use_phases_
 from .runtime.errors import ConfigError
 
 # %% ../nbs/04_models.ipynb #0f6b0681
@@ -123,6 +123,7 @@ class SegmentationNetwork(nn.Module):
         options = {} if multi_grid is None else {"multi_grid": multi_grid}
         pretrained = weights == "imagenet"
         self.backbone = find_backbone(backbone)(output_stride=output_stride, pretrained=pretrained, **options)
+        use_phases_(self.backbone)
         for name in ("mean", "std"):
             self.register_buffer(name, torch.tensor(getattr(self.backbone, name)).view(1, 3, 1, 1), persistent=False)
 

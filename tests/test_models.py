@@ -404,13 +404,13 @@ def test_without_a_network_nothing_starts_at_random(monkeypatch):
 def test_without_a_network_timm_says_the_same(monkeypatch):
     from functools import partial
     monkeypatch.setitem(BACKBONES, "mobilenetv2_100", partial(backbones.TimmEncoder, "mobilenetv2_100"))
-    real = backbones.timm.create_model
+    real = timm.create_model
 
     def offline(name, pretrained=False, **options):
         if pretrained:
             raise OSError("cannot reach the hub")
         return real(name, pretrained=False, **options)
-    monkeypatch.setattr(backbones.timm, "create_model", offline)
+    monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(WeightsError, match="mobilenetv2_100.*cannot reach the hub.*weights=None"):
         tiny("mobilenetv2_100", weights="imagenet")
 

@@ -6,7 +6,6 @@
 __all__ = ['sum_with_gradient', 'SynchronisedBatchNorm2d', 'SynchronisedBatchNormAct2d', 'synchronise_batchnorm']
 
 # %% ../../nbs/runtime/batchnorm.ipynb #686066ad
-import timm
 import torch.distributed
 from torch import Tensor, nn
 
@@ -85,6 +84,8 @@ def synchronise_batchnorm(
     # converted before: timm's would lose their activation
     if process_count() == 1 or any(isinstance(layer, nn.SyncBatchNorm) for layer in model.modules()):
         return model
+    import timm  # when it is needed: importing it takes two seconds
+
     if torch.distributed.get_backend() == "nccl" or any(p.is_cuda for p in model.parameters()):
         return timm.layers.convert_sync_batchnorm(model)
     known = (SynchronisedBatchNorm2d, nn.SyncBatchNorm)
