@@ -25,7 +25,7 @@ from together import start
 
 pytestmark = pytest.mark.slow
 
-KILLS = 16
+KILLS = 10
 
 
 def finish(path):

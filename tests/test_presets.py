@@ -23,7 +23,7 @@ from trees import cityscapes_tree, gta5_tree, synthia_tree
 pytestmark = pytest.mark.slow
 
 REDUCED = dict(  # sizes and lengths alone: every other number is the preset's
-    backbone="resnet18", multi_grid=(2, 4), weights=None, source_images=4, source_size=(64, 128), crop_size=(65, 65), source_batch=1,
+    backbone="resnet18", multi_grid=(2, 4), weights=None, aspp_channels=32, embedding_dim=16, source_images=4, source_size=(64, 128), crop_size=(65, 65), source_batch=1,
     target_batch=1, unlabelled_batch=2, round_steps=(2, 2, 2), round_epochs=(), budgets=(1, 2, 3),
     bank_capacity=(50, *[30] * 18), num_negatives=16, workers=0, checkpoint_every=100,
     mixed_precision="no")
@@ -51,7 +51,8 @@ def make(trees, folder, preset="gta5_to_cityscapes", setting="ssda", **changes):
 
 @pytest.mark.parametrize("preset", PAPERS)
 def test_a_paper_preset_runs_every_stage(trees, tmp_path, preset):
-    run = make(trees, tmp_path / "run", preset, **(dict(backbone="resnet50", multi_grid=(2, 2, 4)) if preset == PAPERS[0] else {}))
+    whole = dict(backbone="resnet50", multi_grid=(2, 2, 4), aspp_channels=256, embedding_dim=256, round_steps=(1, 1, 1))
+    run = make(trees, tmp_path / "run", preset, **(whole if preset == PAPERS[0] else {}))
     summary = run.finish()
     assert [r["labelled"] for r in summary["rounds"]] == [1, 2, 3] and summary["complete"]
     for entry in summary["rounds"]:
@@ -173,7 +174,7 @@ def test_unknown_settings_are_named():
 
 
 def test_multi_scale_flip_and_windows_in_a_run(trees, tmp_path):
-    run = make(trees, tmp_path / "run", budgets=(1,), round_steps=(1,))
+    run = make(trees, tmp_path / "run", budgets=(1,), round_steps=(1,), aspp_channels=256)
     run.finish()
     plain = measure(run, run.state_after("round 0"), "test")
     other = Run(run.path, replace(run.config, eval_scales=(0.75, 1.0), eval_flip=True, eval_window=(48, 48)))
