@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Experiment', 'folder_name', 'check_experiment', 'validation_of', 'read_experiment', 'check_folders', 'jobs_of',
-           'run_experiment', 'progress_line', 'machine', 'versions', 'collect']
+           'run_experiment', 'plan_lines', 'progress_line', 'machine', 'versions', 'collect']
 
 # %% ../nbs/runtime/experiments.ipynb #7386b72f
 import importlib
@@ -66,10 +66,9 @@ class Experiment:
         found = []
         for seed in self.seeds:
             for data in self.data:
-                found += shared_tasks({task.key: task for task in self._leaves(data, seed)})
-        order = {task.key: task for task in found}
-        late = [task for task in found if task.labels_of]
-        return [*(task for task in order.values() if not task.labels_of), *late]
+                tasks = shared_tasks({task.key: task for task in self._leaves(data, seed)})
+                found += sorted(tasks, key=lambda task: bool(task.labels_of))  # after the arm whose labels they take
+        return found
 
     def _leaves(self, data: str, seed: int) -> list[Task]:
         "The runs of one data set and seed."
@@ -289,6 +288,20 @@ def run_experiment(
         found = collect(experiment, pool.failed)
         atomic_write_json(experiment.out / "experiment.json", found)
         return found
+
+
+def plan_lines(
+    experiment: Experiment,
+) -> list[str]:
+    "What has to be computed, a line a task, and how much sharing spares."
+    tasks = experiment.tasks()
+    done = {task.key for task in tasks if experiment.places.is_done(task)}
+    lines = [f"{task.key}: {task.steps} steps{', done' if task.key in done else ''}"
+             f"{''.join(f', after {need}' for need in task.needs)}" for task in tasks]
+    alone = sum(Task(t.key, t.config).steps for t in tasks if t.until is None)
+    steps = sum(task.steps for task in tasks)
+    return [*lines, f"{sum(task.until is None for task in tasks)} runs, {steps:,} training steps instead of {alone:,} "
+                    f"without shared stages; {jobs_of(experiment)} at a time"]
 
 
 def progress_line(experiment: Experiment, task: Task, reason: str, progress: Progress) -> str:
