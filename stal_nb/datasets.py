@@ -23,7 +23,7 @@ from .labels import CAMVID, CITYSCAPES, IGNORE, LABEL_SPACES, LabelSpace, Sample
 from .readers import GTA5, CamVid, Cityscapes, Synthia
 from .runtime.errors import ConfigError, DataError, StoreError
 from .scenes import SceneDataset
-from .splits import Joined, split_by_name
+from .splits import Concatenated, split_by_name
 from .store import LabelStore
 
 # %% ../nbs/runtime/datasets.ipynb #0db6d31c
@@ -168,7 +168,7 @@ class RunData:
         if self.config.split == "own":
             return target, None  # `val` opens its own when it is asked for
         val = self._open("val")
-        return split_by_name(self.config.split, target if val is None else Joined(target, val))
+        return split_by_name(self.config.split, target if val is None else Concatenated(target, val))
 
     @cached_property
     def target(self) -> Dataset:

@@ -175,16 +175,24 @@ def _check_key(file: Path, key: str, value: Any) -> None:
         raise ConfigError(f"{file}: seeds: found {value}, expected whole numbers, 0 or more")
 
 
+def _path(file: Path, name: str, value: Any) -> Any:
+    "A path with $VARIABLES and ~ filled in; what is no text stays."
+    if not isinstance(value, str):
+        return value
+    path = os.path.expanduser(os.path.expandvars(value))
+    if missing := re.search(r"\$\{?(\w+)\}?", path):
+        raise ConfigError(f"{file}: {name}: found {value!r}, expected the environment variable {missing[1]} to be set")
+    return path
+
+
 def _filled_in(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with $VARIABLES and ~ of paths filled in, and None for the word "null", which TOML lacks. Raises
     `ConfigError` for a variable that is not set."""
     found = {name: None if value == "null" else value for name, value in settings.items()}
-    for name, value in settings.items():
-        if isinstance(found[name], str) and (name.endswith(("_root", "_split")) or name == "weights"):
-            found[name] = os.path.expanduser(os.path.expandvars(value))
-            if missing := re.search(r"\$\{?(\w+)\}?", found[name]):
-                raise ConfigError(f"{file}: {name}: found {value!r}, expected the environment variable {missing[1]} "
-                                  "to be set")
+    for name in settings:
+        if name.endswith(("_root", "_split")) or name == "weights":
+            value = found[name]
+            found[name] = [_path(file, name, v) for v in value] if isinstance(value, list) else _path(file, name, value)
     return found
 
 # %% ../nbs/runtime/experiments.ipynb #e92bf82a

@@ -23,7 +23,7 @@ from stal_nb.datasets import RunData
 from stal_nb.experiments import Experiment
 from stal_nb.run import Run
 from stal_nb.runtime.errors import ConfigError, StalError, StoreError
-from stal_nb.splits import Joined, block_split, without_group
+from stal_nb.splits import Concatenated, block_split, without_group
 from stal_nb.statistics import holm, mean_interval, paired, rank_correlation, sign_flip_p
 from stal_nb.workers import Places, WorkerPool, work
 from tests.tiny import TINY, tiny
@@ -103,7 +103,7 @@ def test_blocks_are_whole_apart_and_of_all_groups():
 def test_a_group_is_left_out_and_parts_are_joined(tmp_path):
     config = tiny(target_images=8, val_images=8)
     data = RunData(config)
-    whole = Joined(data.target, data.val)
+    whole = Concatenated(data.target, data.val)
     assert whole[9].id == data.val[1].id and torch.equal(whole.load_labels(9), data.val[1].labels)
     group = whole.groups[0]
     pool, val = without_group(whole, group)
@@ -111,7 +111,7 @@ def test_a_group_is_left_out_and_parts_are_joined(tmp_path):
     divided = RunData(Config.from_dict({**config.to_dict(), "split": f"without:{group}"}))
     assert (divided.target.ids, divided.val.ids) == (pool.ids, val.ids)
     with pytest.raises(StalError, match="the id .* in two parts"):
-        Joined(data.target, data.target)
+        Concatenated(data.target, data.target)
     with pytest.raises(ConfigError, match="split: found 'half'"):
         tiny(split="half")
 
