@@ -51,6 +51,7 @@ class Experiment:
     validation: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # name -> settings, see `validation_of`
     out: str | Path = ""  # folder for everything; "" = runs/NAME
     jobs: int = 0  # processes at a time; 0 = the cores there are, or 1 with a GPU
+    networks: bool = True  # keep the networks of finished runs; False saves disk, and a run cannot be opened to predict
     modules: Sequence[str] = ()  # that each process imports
     paths: Sequence[str] = ()  # where to look for these modules
 
@@ -156,16 +157,16 @@ def validation_of(
 
 # %% ../nbs/runtime/experiments.ipynb #d2297203
 _KEYS: dict[str, type | tuple[type, ...]] = {
-    "name": str, "baseline": str, "seeds": (list, int), "jobs": int, "out": str, "modules": list, "base": dict,
-    "data": dict, "validation": dict, "arms": dict}
-_KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "a table"}
+    "name": str, "baseline": str, "seeds": (list, int), "jobs": int, "out": str, "networks": bool, "modules": list,
+    "base": dict, "data": dict, "validation": dict, "arms": dict}
+_KINDS = {bool: "true or false", str: "a text", int: "a whole number", list: "a list", dict: "a table"}
 
 
 def _check_key(file: Path, key: str, value: Any) -> None:
     if key not in _KEYS:
         raise ConfigError(f"{file}: found the key {key!r}, expected some of {', '.join(_KEYS)}")
     kinds = _KEYS[key] if isinstance(_KEYS[key], tuple) else (_KEYS[key],)
-    if not isinstance(value, kinds) or isinstance(value, bool):
+    if not isinstance(value, kinds) or isinstance(value, bool) and bool not in kinds:
         raise ConfigError(f"{file}: {key}: found {value!r}, expected {' or '.join(_KINDS[kind] for kind in kinds)}")
     if key in ("data", "validation", "arms"):
         for name, entry in value.items():
@@ -221,7 +222,7 @@ def read_experiment(
             values.get("name", file.stem), arms, values.get("baseline", ""),
             list(range(seeds)) if isinstance(seeds, int) else seeds, base.pop("preset", "demo"), base, **tables,
             out=changes.get("out") or values.get("out", ""), jobs=changes.get("jobs") or values.get("jobs", 0),
-            modules=modules, paths=paths)
+            networks=values.get("networks", True), modules=modules, paths=paths)
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
 
@@ -283,7 +284,7 @@ def run_experiment(
     with lock:
         validation = {data: validation_of(experiment, data) for data in experiment.data}
         pool = WorkerPool(experiment.places, tasks, jobs_of(experiment), validation, experiment.modules,
-                          experiment.paths)
+                          experiment.paths, experiment.networks)
         runs = [task for task in tasks if task.until is None]
         tell(f"{experiment.name}: {len(runs)} runs, {sum(task.key in pool.done for task in runs)} of them done; "
              f"{pool.progress().steps_left} training steps to do, {pool.jobs} at a time")

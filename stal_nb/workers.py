@@ -137,6 +137,9 @@ def work(
                   for name, changes in order["validation"].items()}
     kept = outcome(run, validation)
     atomic_write_json(places.result(task.key), {"data": task.data, "arm": task.arm, "seed": task.seed, **kept})
+    if not order["networks"]:
+        for stage in run.layout.trained:
+            run.layout.checkpoint(stage).unlink(missing_ok=True)
 
 # %% ../nbs/runtime/workers.ipynb #0282d4b4
 def _stop_with_parent() -> None:
@@ -191,7 +194,9 @@ class WorkerPool:
         validation: dict[str, dict[str, dict]],  # data set -> name -> settings of what else is measured on
         modules: Sequence[str] = (),  # imported by each process: kinds of data, strategies of one's own
         paths: Sequence[str] = (),  # where to look for these modules
+        networks: bool = True,  # keep the networks of finished runs
     ):
+        self.networks = networks
         self.places, self.jobs, self.validation = places, jobs, validation
         self.modules, self.paths = list(modules), list(paths)
         self.tasks = {task.key: task for task in tasks}
@@ -238,13 +243,18 @@ class WorkerPool:
                 self.running[task.key] = self._process(task)
         return bool(self._waiting())
 
+    def order(self, task: Task) -> dict[str, Any]:
+        "What the process of a task is told, see `work`."
+        parent = self.tasks[task.parent] if task.parent else None
+        written = [None if t is None else {**vars(t), "config": t.config.to_dict()} for t in (task, parent)]
+        return {"task": written[0], "parent": written[1], "root": str(self.places.root.absolute()),
+                "validation": self.validation.get(task.data, {}), "modules": self.modules, "paths": self.paths,
+                "networks": self.networks}
+
     def _process(self, task: Task) -> subprocess.Popen:
         "A process for a task. It has a standard input that closes when this process dies."
-        parent = self.tasks[task.parent] if task.parent else None
         order, log = self.places.order(task), self.places.log(task)
-        written = [None if t is None else {**vars(t), "config": t.config.to_dict()} for t in (task, parent)]
-        atomic_write_json(order, {"task": written[0], "parent": written[1], "root": str(self.places.root.absolute()),
-                                  "validation": self.validation.get(task.data, {}), "modules": self.modules, "paths": self.paths})
+        atomic_write_json(order, self.order(task))
         log.parent.mkdir(parents=True, exist_ok=True)
         program = "import sys; from stal_nb.workers import main; sys.exit(main(sys.argv[1]))"
         with log.open("ab") as file:

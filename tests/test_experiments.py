@@ -144,30 +144,25 @@ def test_settings_that_are_said_not_to_matter_before_the_first_round_do_not(tmp_
     assert len(names) > 100 and all(torch.equal(found[0][name], found[1][name]) for name in names)
 
 
-def orders(experiment):
-    "What the processes of an experiment are told."
-    pool = WorkerPool(experiment.places, experiment.tasks(), 1, {"data": {}})
-    for task in experiment.tasks():
-        parent = pool.tasks.get(task.parent)
-        written = [None if t is None else {**vars(t), "config": t.config.to_dict()} for t in (task, parent)]
-        yield {"task": written[0], "parent": written[1], "root": str(experiment.out), "validation": {}, "modules": [], "paths": []}
-
-
 @pytest.mark.slow
 def test_an_arm_that_takes_shared_stages_over_is_what_it_is_alone(tmp_path):
     base = {**SHORT, "val_images": 1}
     arms = [Arm("random", {"strategy": "random"}), Arm("margin", {"strategy": "margin"}), Arm("few", {}, "labels only", "random")]
     experiment = Experiment("e", arms, seeds=[0], base=base, out=tmp_path / "e")
     assert [task.until for task in experiment.tasks()] == [0, None, None, None]
-    for order in orders(experiment):
-        work(json.loads(json.dumps(order)))
+    pool = WorkerPool(experiment.places, experiment.tasks(), 1, {"data": {"more": {"val_images": 2}}}, networks=False)
+    for task in experiment.tasks():
+        work(json.loads(json.dumps(pool.order(task))))
     alone = Run.create(arms[1].config("demo", base, 0), tmp_path / "alone")
     alone.bar = False
     alone.finish()
-    files = [layout.checkpoint("round 1") for layout in (alone.layout, Run.open(tmp_path / "e/runs/data/margin/seed-0").layout)]
-    first, second = map(load_file, files)
+    fork, results = Run.open(tmp_path / "e/runs/data/margin/seed-0"), experiment.results()
+    first, second = (load_file(layout.checkpoint("round 0")) for layout in (alone.layout, Run.open(next(tmp_path.glob("e/shared/*/*/*"))).layout))
     assert all(torch.equal(first[name], second[name]) for name in first if name.startswith("state."))
-    results = experiment.results()
+    scores = [[{**entry, "seconds": 0} for entry in run.summary()["rounds"]] for run in (alone, fork)]
+    assert scores[0] == scores[1] and fork.layout.query(1) == alone.layout.query(1)
+    assert not list(tmp_path.glob("e/runs/**/checkpoint.safetensors")), "networks of finished runs were to be removed"
+    assert results["runs"][0]["stages"][-1]["validation"]["more"]["images"] == 2
     acquired = {run["arm"]: run["acquired"]["ids"] for run in results["runs"]}
     assert acquired["few"] == acquired["random"] != [] and measured(results["runs"][0]) is not None
     assert {"miou", "area"} <= set(measures_of(results)) and "no interval: fewer than two pairs" in results_text(results)
@@ -231,7 +226,7 @@ def test_a_stop_ends_all_processes_and_done_runs_are_not_repeated(tmp_path, monk
 
 @pytest.mark.slow
 def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_had_not(tmp_path):
-    arms = [Arm("only", {"checkpoint_every": 1, "round_steps": (30,), "budgets": (1,), "val_images": 1})]
+    arms = [Arm("only", {"checkpoint_every": 1, "round_steps": (12,), "budgets": (1,), "val_images": 1})]
     experiment = Experiment("e", arms, seeds=[0], base={**SHORT, "source_steps": 0}, out=tmp_path / "e", jobs=1)
 
     def kill() -> None:
