@@ -167,18 +167,20 @@ def acquisition_rows(
     rows = [["data", "arm", "images", "groups (share of the pool)", "near-duplicates", "classes with pixels",
              "rarest classes, pixels"]]
     for data in results["data"]:
+        pools = [r["acquired"]["pool_groups"] for r in results["runs"] if r["data"] == data]
+        pool = max(pools, key=lambda groups: sum(groups.values()), default={})  # arms may begin with a part of it
         for arm in results["arms"]:
             some = [r["acquired"] for r in results["runs"] if (r["data"], r["arm"]) == (data, arm)]
             if some and some[0]["ids"]:
-                rows.append([data, arm, *_acquired_cells(some, most)])
+                rows.append([data, arm, *_acquired_cells(some, pool, most)])
     return rows
 
 
-def _acquired_cells(some: Sequence[Mapping[str, Any]], most: int) -> list[str]:
+def _acquired_cells(some: Sequence[Mapping[str, Any]], pool: Mapping[str, int], most: int) -> list[str]:
     def mean(values: list[float | None]) -> float:
         return math.nan if None in values else sum(values) / len(values)
 
-    images, pool = mean([len(a["ids"]) for a in some]), some[0]["pool_groups"]
+    images = mean([len(a["ids"]) for a in some])
     everything = sum(pool.values())
     groups = sorted(pool, key=lambda name: (-pool[name], name))
     share = {name: mean([a["groups"].get(name, 0) / len(a["ids"]) for a in some]) for name in groups}
