@@ -21,6 +21,7 @@ from .labels import CITYSCAPES, LABEL_SPACES
 from .models import ARCHITECTURES
 from .runtime.errors import ConfigError
 from .selection import CHEAP, COLUMNS, STRATEGIES, UNITS, needs_of
+from .splits import check_split
 
 # %% ../nbs/runtime/config.ipynb #e58d56da
 def bounded(
@@ -268,6 +269,7 @@ class Config(TrainingConfig):
     # data
     data: str = bounded("scenes", choices=lambda: kinds("target"))  # where the target images come from
     data_root: str = ""  # folder of the target data; unused for scenes
+    split: str = "own"  # pool and validation images: the data set's own, or divided anew, see `splits`
     target_split: str = ""  # file that lists the target images to use, one path a line; "" = all
     source: str = bounded("scenes", choices=lambda: kinds("source"))  # where the source images come from
     source_root: str = ""  # folder of the source data; unused for scenes
@@ -308,6 +310,7 @@ class Config(TrainingConfig):
         super().__post_init__()
         check_rounds(self)
         check_strategies(self)
+        check_split(self.split)
         if unknown := sorted(set(self.exclude) - set(CITYSCAPES.classes)):
             raise ConfigError(f"exclude: found {', '.join(unknown)}, "
                               f"expected names of classes such as {', '.join(CITYSCAPES.classes[:3])}")

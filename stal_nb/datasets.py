@@ -23,6 +23,7 @@ from .labels import CAMVID, CITYSCAPES, IGNORE, LABEL_SPACES, LabelSpace, Sample
 from .readers import GTA5, CamVid, Cityscapes, Synthia
 from .runtime.errors import ConfigError, DataError, StoreError
 from .scenes import SceneDataset
+from .splits import Concatenated, split_by_name
 from .store import LabelStore
 
 # %% ../nbs/runtime/datasets.ipynb #0db6d31c
@@ -161,21 +162,29 @@ class RunData:
         return KINDS[name].open(role, Path(getattr(self.config, key)), self.config)
 
     @cached_property
+    def _parts(self) -> tuple[Dataset, Dataset | None]:
+        "Pool and validation images; where they are divided anew, of all labelled images that there are."
+        target = self._open("target")
+        if self.config.split == "own":
+            return target, None  # `val` opens its own when it is asked for
+        val = self._open("val")
+        return split_by_name(self.config.split, target if val is None else Concatenated(target, val))
+
+    @cached_property
     def target(self) -> Dataset:
         "The images that are adapted to. Their labels are for the oracle alone."
-        config, target = self.config, self._open("target")
-        if KINDS[config.data].on_disk:
-            if config.target_split:
-                target, _ = split_pool(target, read_split(config.target_split, target))
-            if config.annotator == "oracle" and not target.has_labels:
-                raise ConfigError(f"annotator: found 'oracle' for images without labels ({config.data_root}), expected "
-                                  "'person'")
+        config, target = self.config, self._parts[0]
+        if config.target_split:
+            target, _ = split_pool(target, read_split(config.target_split, target))
+        if KINDS[config.data].on_disk and config.annotator == "oracle" and not target.has_labels:
+            raise ConfigError(f"annotator: found 'oracle' for images without labels ({config.data_root}), expected "
+                              "'person'")
         return target
 
     @cached_property
     def val(self) -> Dataset | None:
         "What mIoU is measured on; None for a folder without validation images."
-        val = self._open("val")
+        val = self._open("val") if self.config.split == "own" else self._parts[1]
         if val is not None and not getattr(val, "has_labels", True):
             raise DataError(f"{self.config.data_root}: found validation images without labels, expected labels to "
                             "measure mIoU with")

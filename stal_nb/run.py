@@ -34,7 +34,7 @@ from .step import TrainingState
 FIXED_BY_FORK = (  # settings that finished stages depend on
     "seed", "architecture", "backbone", "output_stride", "multi_grid", "aspp_channels", "aspp_dilations", "separable",
     "aux_head", "embedding_dim", "bank_capacity",
-    "data", "target_split", "target_images", "val_images", "label_space",
+    "data", "split", "target_split", "target_images", "val_images", "label_space",
     "source", "source_split", "source_size", "source_images", "image_size", "exclude")
 
 # %% ../nbs/13_run.ipynb #fd7952cf
