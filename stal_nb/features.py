@@ -30,6 +30,7 @@ from .runtime.distributed import process_state
 from .runtime.errors import StoreError
 from .runtime.files import replacing
 from .scoring import part_rows, score_into
+from .selection import FROZEN
 
 # %% ../nbs/runtime/features.ipynb #c85c9a59
 class FrozenBackbone(nn.Module):
@@ -220,6 +221,29 @@ class Features:
             raise StoreError(f"features: found no row for {len(missing)} images, {min(missing)!r} first, "
                              "expected one for each")
         return [where[id] for id in ids]
+
+    def columns(
+        self,
+        needs: frozenset[str],  # of a strategy: see `selection.FROZEN`
+        ids: Sequence[str],  # of the pool
+        labelled: Sequence[str],  # ids of the labelled images
+    ) -> dict[str, Tensor]:  # columns of `StrategyInput`
+        "The columns that a strategy needs."
+        tables = {name: self.vectors if name == "frozen" else self.words for name in FROZEN & needs}
+        pool, known = self.at(ids), self.at(labelled)
+        return {name: rows[pool] for name, rows in tables.items()} | {
+            f"labelled_{name}": rows[known] for name, rows in tables.items()}
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        settings: "FeaturePass",
+        ids: Sequence[str],  # that must be there
+    ) -> "Features | None":
+        "What a folder has already; None if it lacks an image."
+        found = cls.load(folder / f"features-{settings.key}.safetensors")
+        return found if found is not None and set(found.ids) >= set(ids) else None
 
     @classmethod
     def load(

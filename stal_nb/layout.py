@@ -41,6 +41,7 @@ class RunLayout:
         self.status = self.path / "status.json"
         self.lock = self.path / ".lock"
         self.labels = self.path / "labels"  # of the label store
+        self.features = self.path / "features"  # of the frozen backbone, see `features`
         self.summary = self.path / "summary.json"
         self.forked = self.path / "forked.json"  # written when a fork has all that it takes over
 
