@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ROWS', 'PIXELS', 'WORDS', 'BOOKS', 'DIRECTIONS', 'SAMPLE', 'FrozenBackbone', 'cell_grid', 'image_vectors',
            'image_cells', 'seen_size', 'Vocabulary', 'FeaturePass', 'feature_rows', 'learn_vocabulary', 'Features',
-           'compute_features']
+           'compute_features', 'frozen_features']
 
 # %% ../nbs/runtime/features.ipynb #898ffc9e
 import json
@@ -29,7 +29,7 @@ from .labels import Sample
 from .runtime.distributed import process_state
 from .runtime.errors import StoreError
 from .runtime.files import replacing
-from .scoring import part_rows, score_into
+from .scoring import enough_memory, part_rows, score_into
 from .selection import FROZEN
 
 # %% ../nbs/runtime/features.ipynb #c85c9a59
@@ -337,3 +337,20 @@ def _put_together(folder: Path, stem: str, ids: Sequence[str], settings: Feature
     if known is None:
         return Features(tuple(ids), raw, words)
     return Features((*known.ids, *ids), torch.cat([known.raw, raw]), torch.cat([known.words, words]))
+
+# %% ../nbs/runtime/features.ipynb #eefabdd2
+def frozen_features(
+    folder: Path,  # of the run's features
+    dataset: Dataset,  # the target images
+    config: Any,  # a `Config`
+    needs: frozenset[str],  # of the strategy
+    device: torch.device,
+    bar: bool = True,
+    on_images: Callable[[int, int], None] | None = None,  # (images done, images to do) after each batch
+) -> Features | None:
+    "Features of a run's target: computed if they are needed; else what is there, or None. Raises as `compute_features`."
+    settings = FeaturePass(config.backbone, config.weights, config.eval_size, config.seed, config.eval_batch)
+    if not FROZEN & needs:
+        return Features.of(folder, settings, dataset.ids)
+    with enough_memory("features", device, config.eval_batch, config.eval_size, dataset):
+        return compute_features(folder, dataset, settings, device, bar, on_images)
