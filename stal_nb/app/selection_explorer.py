@@ -112,7 +112,10 @@ SHORT = {"least_confidence": "least\nconfidence", "entropy_group_quota": "entrop
          "random_group_quota": "random with\ngroup quotas", "core_set": "core-set",
          "uncertainty_diversity": "uncertainty,\nthen diversity", "rare_class": "rare classes",
          "ripu_regions": "RIPU, regions", "ripu_pixels": "RIPU, pixels", "random_regions": "random regions",
-         "random_pixels": "random pixels", "sure": "the surest (control)"}
+         "random_pixels": "random pixels", "word_coverage": "visual words",
+         "word_coverage_group_quota": "visual words with\ngroup quotas", "frozen_k_center": "k-centre, frozen",
+         "uherding": "uncertainty\nherding", "prob_cover": "ProbCover", "typiclust": "TypiClust",
+         "badge_like": "far and unsure\n(like BADGE)", "sure": "the surest (control)"}
 
 
 def title_of(name: str) -> str:
