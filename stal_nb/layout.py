@@ -91,6 +91,11 @@ class RunLayout:
         "The query of a round. Raises `FileNotFoundError` if there is none yet."
         return json.loads((self.round_folder(number) / "query.json").read_text())
 
+    def warnings(self) -> list[str]:
+        "What the checks of the queries found, round by round."
+        made = (number for number in range(self.rounds) if (self.round_folder(number) / "query.json").exists())
+        return [f"round {number}: {warning}" for number in made for warning in self.query(number).get("warnings", [])]
+
     def labelled(self, number: int) -> dict:
         "What was labelled at the end of a round's labelling. Raises `FileNotFoundError` if there is no such file yet."
         return json.loads((self.round_folder(number) / "labelled.json").read_text())
