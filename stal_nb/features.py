@@ -313,7 +313,7 @@ def compute_features(
             return feature_rows(model, vocabulary, batch, scoring, where)
 
         score_into(folder / stem, network, dataset, missing, settings, device, bar, state.process_index,
-                   state.num_processes, on_images, rows)
+                   state.num_processes, on_images, rows, "features")
         state.wait_for_everyone()
         if state.is_main_process:
             _put_together(folder, stem, [dataset.ids[i] for i in missing], settings, known).save(file)

@@ -376,6 +376,7 @@ def score_into(
     processes: int = 1,  # how many share the work
     on_images: Callable[[int, int], None] | None = None,  # (images done, images to do) after each batch
     rows_of: Callable[..., list[dict]] = score_batch,  # what makes the rows; called as it
+    doing: str = "scoring",  # for the progress bar
 ) -> None:
     "Score this process's share of the images that no part file has yet."
     mine = PartFile(stem.with_name(f"{stem.name}.part-{process}.csv"), scoring)
@@ -387,7 +388,7 @@ def score_into(
     missing = [chunk for chunk in mine_to_do if not all(dataset.ids[i] in known for i in chunk)]
     samples = prefetch([dataset[i] for i in chunk] for chunk in missing)
     done, total = 0, sum(map(len, missing))
-    with tqdm(total=total, desc="scoring", disable=not bar or process > 0, dynamic_ncols=True,
+    with tqdm(total=total, desc=doing, disable=not bar or process > 0, dynamic_ncols=True,
               unit="image") as progress:
         for chunk in samples:
             for batch in same_size_batches(chunk, range(len(chunk)), len(chunk)):
