@@ -99,7 +99,7 @@ def lazy_greedy(
     fresh = torch.ones(n, dtype=torch.bool)
     for _ in range(k):
         few = 32
-        while not fresh[best := int(bounds.argmax())]:
+        while bounds[best := int(bounds.argmax())] > -torch.inf and not fresh[best]:
             stale = bounds.masked_fill(fresh, -torch.inf).topk(min(few, n)).indices
             stale = stale[bounds[stale] > -torch.inf]
             bounds[stale], fresh[stale], few = gains(stale), True, 2 * few
@@ -155,8 +155,10 @@ def kernel_radius(
 
 
 def _squared(x: Tensor, y: Tensor) -> Tensor:
-    "(a, b) squared distances by a matrix product: quick, and rounded."
-    return (x.square().sum(1)[:, None] + y.square().sum(1) - 2 * x @ y.T).clamp_(min=0)
+    "(a, b) squared distances by a matrix product: quick, and rounded; what may be rounding alone is 0."
+    lengths = x.square().sum(1)[:, None] + y.square().sum(1)
+    squared = lengths.addmm(x, y.T, alpha=-2)
+    return squared.masked_fill_(squared < 8 * torch.finfo(x.dtype).eps * lengths, 0)
 
 
 def herding(

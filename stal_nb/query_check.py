@@ -60,9 +60,8 @@ def duplicate_pairs(
         return []
     some = torch.linspace(0, n - 1, min(sample, n)).long()
     distance = torch.cat([torch.cdist(vectors[part], vectors) for part in some.split(64)])
-    typical = distance.sum() / (distance.numel() - len(some))
     distance[torch.arange(len(some)), some] = torch.inf
-    limit = torch.minimum(distance.amin(1).median(), typical / 2)
+    limit = torch.minimum(distance.amin(1).median(), distance[distance.isfinite()].median() / 2)
     x = vectors[chosen]
     among = torch.cdist(x, x)
     a, b = ((among <= limit) & torch.ones_like(among).triu(1).bool()).nonzero().T
@@ -80,7 +79,7 @@ def thumbnails(
         image = load_image(dataset, i)
         grey = F.interpolate(image.mean(0)[None, None], (32, 32), mode="area")
         spread, bright = (grey.quantile(0.95) - grey.quantile(0.05)).item(), grey.mean().item()
-        wrong.append("blank" if spread < 0.05 else "dark" if bright < 0.12 else "")
+        wrong.append("dark" if bright < 0.12 else "blank" if spread < 0.05 else "")
         small.append(F.interpolate(image[None], (8, 8), mode="area").flatten())
     x = torch.stack(small) if small else torch.zeros(0, 192)
     return (x - x.mean(0)) / x.std(0, correction=0).clamp(min=1e-3), wrong
