@@ -20,10 +20,10 @@ def pool(name: str) -> torch.Tensor:
     "Features or bags of words in 300 clusters of unequal size, as of sequences of a film."
     generator = torch.Generator().manual_seed(0)
     of = (300 * torch.rand(IMAGES, generator=generator).square()).long()
-    if name == "words":
-        rows = torch.rand(300, WORDS, generator=generator).pow(8)[of]
-        rows.mul_(torch.rand(IMAGES, WORDS, generator=generator))
-        return rows.div_(rows.sum(1, keepdim=True))
+    if name == "words":  # 48 cells an image and three codebooks of 128 words, of which a sequence shows some often and some never
+        books = torch.randn(3, 300, WORDS // 3, generator=generator).mul(2).softmax(2)
+        cells = torch.cat([128 * b + torch.multinomial(book[of], 48, True, generator=generator) for b, book in enumerate(books)], 1)
+        return torch.zeros(IMAGES, WORDS).scatter_add_(1, cells, torch.full((IMAGES, 144), 1 / 48))
     rows = torch.randn(300, CHANNELS, generator=generator)[of]
     rows.add_(torch.randn(IMAGES, CHANNELS, generator=generator), alpha=0.7)
     return torch.nn.functional.normalize(rows, dim=1)

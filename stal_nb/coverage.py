@@ -133,7 +133,9 @@ def word_coverage(
     seen = words[start].double().sum(0)  # (W,)
 
     def gains(positions: Tensor) -> Tensor:
-        return ((seen + words[positions].double()).sqrt() - seen.sqrt()).sum(1)
+        h, a = words[positions], seen.to(words)
+        # sqrt(a + h) - sqrt(a), without the difference of two numbers that are nearly equal
+        return (h / ((a + h).sqrt_() + a.sqrt()).clamp_(min=1e-12)).sum(1).double()
 
     def add(position: int) -> None:
         seen.add_(words[position].double())
