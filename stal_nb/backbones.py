@@ -169,10 +169,16 @@ class ResNetEncoder(nn.Module):
                     set_dilation_(convolution, convolution.dilation[0] * int(factor))
         self.channels = Features(out_channels(self.layer1), out_channels(self.layer3), out_channels(self.layer4))
 
-    def forward(self, images: Tensor) -> Features:
+    def stages(self, images: Tensor) -> list[Tensor]:
+        "The maps after each stage: strides 4, 8, 16 and 32, as far as `output_stride` goes."
         low = self.layer1(self.maxpool(self.relu(self.bn1(self.conv1(images)))))
-        mid = self.layer3(self.layer2(low))
-        return Features(low, mid, self.layer4(mid))
+        second = self.layer2(low)
+        mid = self.layer3(second)
+        return [low, second, mid, self.layer4(mid)]
+
+    def forward(self, images: Tensor) -> Features:
+        low, _, mid, high = self.stages(images)
+        return Features(low, mid, high)
 
 # %% ../nbs/runtime/backbones.ipynb #1d12f1db
 class SequentialEncoder(nn.Module):
@@ -192,9 +198,18 @@ class SequentialEncoder(nn.Module):
                    for block in self.features]
         starts = [k for k, shrink in enumerate(shrinks) if shrink]  # each of these blocks halves the resolution
         self.low_end = starts[2]  # blocks before the third halving work at stride 2 and 4
+        self.ends = [*starts[2:], len(shrinks)]  # where the stages from stride 4 on end
         replace_stride_([self.features[a:b] for a, b in pairwise([*starts, len(shrinks)])], 1, output_stride)
         high = out_channels(self.features)
         self.channels = Features(out_channels(self.features[: self.low_end]), high, high)
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        "The maps after each stage: strides 4, 8, 16 and 32, as far as `output_stride` goes."
+        maps, x, start = [], images, 0
+        for end in self.ends:
+            x, start = self.features[start:end](x), end
+            maps.append(x)
+        return maps
 
     def forward(self, images: Tensor) -> Features:
         low = self.features[: self.low_end](images)
@@ -313,6 +328,10 @@ class TimmEncoder(nn.Module):
         channels = self.net.feature_info.channels()
         self.low_index = self.net.feature_info.reduction().index(4)
         self.channels = Features(channels[self.low_index], channels[-1], channels[-1])
+
+    def stages(self, images: Tensor) -> list[Tensor]:
+        "The maps after each stage: strides 4, 8, 16 and 32, as far as `output_stride` goes."
+        return self.net(images)[self.low_index:]
 
     def forward(self, images: Tensor) -> Features:
         maps = self.net(images)

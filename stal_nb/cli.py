@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['parse_setting', 'add_compare', 'parser', 'configured', 'check_data', 'describe', 'try_page', 'try_report',
-           'try_experiment_page', 'predict_folder', 'status_line', 'work_on_experiment', 'run_path', 'work_on', 'main']
+           'try_experiment_page', 'predict_folder', 'status_line', 'work_on_experiment', 'run_path', 'print_warnings',
+           'work_on', 'main']
 
 # %% ../nbs/runtime/cli.ipynb #6069aed5
 import argparse
@@ -267,6 +268,12 @@ def run_path(options: argparse.Namespace) -> Path:
     return Path(getattr(options, "path", "") or getattr(options, "out", "") or default)
 
 
+def print_warnings(run: Run) -> None:
+    "What is one-sided about the queries so far."
+    for warning in run.layout.warnings():
+        print(f"Warning of {warning}")
+
+
 def work_on(
     run: Run,
     options: argparse.Namespace,
@@ -275,6 +282,7 @@ def work_on(
     "What `run`, `resume`, `report`, `status` and `predict` do with a run."
     if options.command == "status":
         print(status_line(run.status()))
+        print_warnings(run)
         return
     if options.command == "predict":
         print(f"{predict_folder(run, options.images, options.to)} label files in {options.to}")
@@ -285,6 +293,7 @@ def work_on(
         run.finish()
         if speaks:
             print(describe(run.summary()))
+            print_warnings(run)
     if speaks:
         try_report(run)
 
@@ -318,6 +327,7 @@ def main(arguments: list[str] | None = None) -> int:
     except AwaitingLabels as error:
         if speaks:
             print(f"{error}: stal_nb resume {path}")
+            print_warnings(run)
         return 2
     except StalError as error:
         print(f"stal_nb: {type(error).__name__}: {error}", file=sys.stderr)

@@ -20,7 +20,7 @@ from .datasets import kinds
 from .labels import CITYSCAPES, LABEL_SPACES
 from .models import ARCHITECTURES
 from .runtime.errors import ConfigError
-from .selection import CHEAP, COLUMNS, STRATEGIES, UNITS, needs_of
+from .selection import CHEAP, COLUMNS, FROZEN, STRATEGIES, UNITS, needs_of
 from .splits import check_split
 
 # %% ../nbs/runtime/config.ipynb #e58d56da
@@ -230,7 +230,8 @@ DEPARTURES: dict[str, dict[str, Any]] = {  # where the method's released code de
 }  # and validation on a centre crop: `evaluate(crop=...)`
 
 # %% ../nbs/runtime/config.ipynb #a45ff7cf
-SCORED = CHEAP | COLUMNS | {"bald", "ensemble"}  # all that a scoring pass can compute for a strategy
+# all that can be computed for a strategy
+SCORED = CHEAP | COLUMNS | FROZEN | {"bald", "ensemble", "calibrated"}
 SOURCE_MODEL_STEPS = 20_000  # of a source model where a preset has none (the papers start from ImageNet's weights)
 SETTINGS: dict[str, dict[str, Any]] = {  # see `Config.setting`
     "ssda": {}, "uda": {}, "source_free": {"source_free": True}, "open_set": {"exclude": ("terrain", "truck", "train")}}

@@ -41,6 +41,7 @@ class RunLayout:
         self.status = self.path / "status.json"
         self.lock = self.path / ".lock"
         self.labels = self.path / "labels"  # of the label store
+        self.features = self.path / "features"  # of the frozen backbone, see `features`
         self.summary = self.path / "summary.json"
         self.forked = self.path / "forked.json"  # written when a fork has all that it takes over
 
@@ -89,6 +90,11 @@ class RunLayout:
     def query(self, number: int) -> dict:
         "The query of a round. Raises `FileNotFoundError` if there is none yet."
         return json.loads((self.round_folder(number) / "query.json").read_text())
+
+    def warnings(self) -> list[str]:
+        "What the checks of the queries found, round by round."
+        made = (number for number in range(self.rounds) if (self.round_folder(number) / "query.json").exists())
+        return [f"round {number}: {warning}" for number in made for warning in self.query(number).get("warnings", [])]
 
     def labelled(self, number: int) -> dict:
         "What was labelled at the end of a round's labelling. Raises `FileNotFoundError` if there is no such file yet."

@@ -70,6 +70,8 @@ def copy_stages(
     for id in ids:
         if not other.store.has(id):
             other.store.save(id, run.store.load(id), annotator="taken over", seconds=0.0, source=run.config.name)
+    if run.layout.features.exists():  # the same images and backbone; what does not fit is not looked at
+        shutil.copytree(run.layout.features, other.layout.features, dirs_exist_ok=True)
     for folder in folders:
         target = other.path / folder.relative_to(run.path)
         if not (target / "metrics.json").exists():

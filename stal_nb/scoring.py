@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['STRIP', 'strip_scores', 'Scoring', 'score_batch', 'prefetch', 'score_images', 'PartFile', 'Scored', 'score_into',
-           'score_pool', 'enough_memory']
+           'score_pool', 'part_rows', 'enough_memory']
 
 # %% ../nbs/runtime/scoring.ipynb #395b568b
 import csv
@@ -83,6 +83,7 @@ class Scoring:
     batch_size: int = 8  # images that go through the network together
     mc_passes: int = 8  # dropout masks for `bald`
     members: tuple[torch.nn.Module, ...] = ()  # networks for `ensemble`
+    temperature: float = 1.0  # logits are divided by it for `calibrated`
     seed: int = 0  # of dropout masks and random maps; each image draws its own, whatever comes before it
     pixel_map: PixelMap | None = None  # where to look for regions
     window: int = 16  # radius of the map's window
@@ -95,7 +96,8 @@ class Scoring:
     def measures(self) -> tuple[str, ...]:
         "The scores, in the order of their columns."
         wanted = self.needs | {"entropy"}
-        return tuple(name for name in (*MEASURES, "bald", "ensemble") if name in wanted)
+        return tuple(name for name in (*MEASURES, "bald", "ensemble", "calibrated")
+                     if name in wanted)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -142,6 +144,8 @@ def score_batch(
         if "bald" in scoring.needs:
             found["bald"] = bald(dropout_passes(model, image, scoring.mc_passes, scoring.generator(sample.id),
                                                 predict=predict)).mean((1, 2))
+        if "calibrated" in scoring.needs:
+            found["calibrated"] = strip_scores(logits.float() / scoring.temperature, {"entropy"})["entropy"]
         if "ensemble" in scoring.needs:
             found["ensemble"] = bald(ensemble_passes(scoring.members, image, predict)).mean((1, 2))
         row = {"id": sample.id, "group": sample.group, **{name: found[name].item() for name in scoring.measures}}
@@ -371,6 +375,8 @@ def score_into(
     process: int = 0,  # which of the processes this is
     processes: int = 1,  # how many share the work
     on_images: Callable[[int, int], None] | None = None,  # (images done, images to do) after each batch
+    rows_of: Callable[..., list[dict]] = score_batch,  # what makes the rows; called as it
+    doing: str = "scoring",  # for the progress bar
 ) -> None:
     "Score this process's share of the images that no part file has yet."
     mine = PartFile(stem.with_name(f"{stem.name}.part-{process}.csv"), scoring)
@@ -382,11 +388,11 @@ def score_into(
     missing = [chunk for chunk in mine_to_do if not all(dataset.ids[i] in known for i in chunk)]
     samples = prefetch([dataset[i] for i in chunk] for chunk in missing)
     done, total = 0, sum(map(len, missing))
-    with tqdm(total=total, desc="scoring", disable=not bar or process > 0, dynamic_ncols=True,
+    with tqdm(total=total, desc=doing, disable=not bar or process > 0, dynamic_ncols=True,
               unit="image") as progress:
         for chunk in samples:
             for batch in same_size_batches(chunk, range(len(chunk)), len(chunk)):
-                mine.add(score_batch(model, batch, scoring, device))
+                mine.add(rows_of(model, batch, scoring, device))
             progress.update(len(chunk))
             done += len(chunk)
             if on_images:
@@ -428,7 +434,7 @@ def score_pool(
 
 # %% ../nbs/runtime/scoring.ipynb #f31b6073
 @contextmanager
-def _parts(folder: Path, stem: str, scoring: Scoring) -> Iterator[Mapping[str, dict]]:
+def part_rows(folder: Path, stem: str, scoring: Scoring) -> Iterator[Mapping[str, dict]]:
     "The rows of all part files, read one by one when they are needed."
     files = [PartFile(file, scoring, writable=False) for file in sorted(folder.glob(f"{stem}.part-*.csv"))]
     try:
@@ -441,7 +447,7 @@ def _parts(folder: Path, stem: str, scoring: Scoring) -> Iterator[Mapping[str, d
 def _put_together(folder: Path, dataset: Dataset, pool: Sequence[int], scoring: Scoring, also: Sequence[int],
                   embedding: Scoring, classes: Sequence[str]) -> None:
     "Tables from part files, in the order of the data set; `scores.csv` last, since it says that all is there."
-    with _parts(folder, "scores", scoring) as found, _parts(folder, "labelled", embedding) as known:
+    with part_rows(folder, "scores", scoring) as found, part_rows(folder, "labelled", embedding) as known:
         rows = lambda: (found[dataset.ids[i]] for i in pool)  # noqa: E731
         if "features" in scoring.needs:
             both = chain(rows(), (known[dataset.ids[i]] for i in also))

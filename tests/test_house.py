@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parent.parent
 ORDER = """
     runtime.errors runtime.files runtime.distributed runtime.ops runtime.devices runtime.signals runtime.images runtime.checkpoints runtime.batchnorm
     statistics labels canvas drawing scenes label_files data splits readers augmentation inspection metrics backbones models losses banks contrast mixing
-    uncertainty calibration selection store formats annotation datasets
-    config sampling step probe optimisation badsteps traininglog evaluation trainer scoring layout budget planning status stages run
+    uncertainty calibration temperature coverage selection query_check store formats annotation datasets
+    config sampling step probe optimisation badsteps traininglog evaluation trainer scoring features layout budget planning status stages run
     arms outcomes workers comparison experiments proxy
     app.drawing app.pages app.demo app.transfer app.annotator app.uncertainty_explorer app.selection_explorer app.check_page
     app.report app.experiment_page app.run_log app.run_folder app.run_view app.run_process app.dashboard_picture app.dashboard app.form cli

@@ -694,6 +694,8 @@ STRATEGIES_IN_A_RUN = {
     "margin": set(),
     "ripu_regions": {"regions.csv"},
     "random_pixels": {"regions.csv"},
+    "word_coverage": set(),
+    "badge_like": {"embeddings.csv"},
 }
 
 

@@ -31,7 +31,7 @@ from stal_nb.selection import (
 def a_pool(n=20, k=5, seed=0, cities="abc"):
     "A pool with every column, and with ties and twins in each of them."
     dice = random.Random(seed)
-    measures = ("entropy", "margin", "least_confidence", "bald", "ensemble")
+    measures = ("entropy", "margin", "least_confidence", "bald", "ensemble", "calibrated")
     scores = {m: torch.tensor([dice.randint(0, 8) / 8 for _ in range(n)], dtype=torch.float64) for m in measures}
     ids, groups = [f"{i:03d}" for i in range(n)], [dice.choice(cities) for _ in range(n)]
     rows = torch.randn(max(1, n // 2), 6, generator=torch.Generator().manual_seed(seed))
@@ -48,6 +48,10 @@ def a_pool(n=20, k=5, seed=0, cities="abc"):
         labelled_features=rows[:1] + 0.5,
         class_shares=shares,
         class_weights=torch.linspace(0, 1, 6),
+        frozen=torch.nn.functional.normalize(torch.cat([rows, rows, rows])[:n], dim=1),
+        labelled_frozen=torch.nn.functional.normalize(rows[:1] + 0.5, dim=1),
+        words=shares,
+        labelled_words=shares[:1] / 2,
         regions=regions,
         region_scores=torch.tensor([dice.randint(0, 8) / 8 for _ in regions]),
     )
@@ -57,7 +61,8 @@ def reordered(pool, order, seed=0):
     shuffled = random.Random(seed).sample(range(len(pool.regions)), len(pool.regions))
     return replace(pool, ids=[pool.ids[i] for i in order], groups=[pool.groups[i] for i in order],
                    scores={m: s[order] for m, s in pool.scores.items()}, generator=torch.Generator().manual_seed(seed),
-                   features=pool.features[order], class_shares=pool.class_shares[order], regions=[pool.regions[i] for i in shuffled],
+                   features=pool.features[order], class_shares=pool.class_shares[order],
+                   frozen=pool.frozen[order], words=pool.words[order], regions=[pool.regions[i] for i in shuffled],
                    region_scores=pool.region_scores[shuffled])
 
 

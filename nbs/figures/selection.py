@@ -24,7 +24,6 @@ from stal_nb.app.selection_explorer import (
     ScoredPool,
     city_colours,
     class_shares_of,
-    image_strategies,
     principal_plane,
     ranks_of,
     title_of,
@@ -479,10 +478,11 @@ def explorer_still(
     pool: ScoredPool,
     name: str,  # a strategy for images
     k: int,  # budget
+    names: Sequence[str],  # the strategies that are compared
     shown: int = 24,  # pictures in the gallery
 ) -> DisplayedImage:
     "The explorer as a picture: gallery in the strategy's order, map of the pool, classes acquired, overlaps."
-    queries = {n: select(n, pool.input(k)) for n in image_strategies()}
+    queries = {n: select(n, pool.input(k)) for n in names}
     ranks, colours = ranks_of(pool, name), city_colours(pool.groups)
     order = sorted(range(len(pool.ids)),
                    key=lambda i: (ranks[i] if ranks else 0, pool.ids[i] not in queries[name], i))[:shown]

@@ -7,6 +7,7 @@ __all__ = ['STATE_COLOURS', 'dashboard_picture', 'running_mean']
 
 # %% ../../nbs/app/dashboard_picture.ipynb #a753b324
 import io
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -118,7 +119,8 @@ def _draw_query(figure, query: dict, items: list[dict]) -> None:
     of_all = f" of {query['pool']:,}" if query["pool"] else ""
     axis.set_title(f"Round {query['round']} queried {query['asked']:,}{of_all} images by '{query['strategy']}'",
                    fontsize=10)
-    axis.set(xlabel="mean entropy of an image", ylabel="images")
+    warned = [line for text in query.get("warnings", []) for line in textwrap.wrap(f"⚠ {text}", 70)]
+    axis.set(xlabel="\n".join(["mean entropy of an image", *warned]), ylabel="images")
     axis.spines[["top", "right"]].set_visible(False)
     for column, item in zip(axes[:, 1:].T, items, strict=True):
         for axis, name in zip(column, ("image", "map"), strict=True):

@@ -74,7 +74,7 @@ def last_query(folder: RunFolder) -> dict:  # round, strategy, asked, and the hi
             if folder.files.changed(place / "scores.csv") or folder.pool[0] != number:
                 folder.pool = number, _histogram(place / "scores.csv", query["ids"])
             return {"round": number, "strategy": query.get("strategy", ""), "asked": len(query["ids"]),
-                    **folder.pool[1]}
+                    "warnings": query.get("warnings", []), **folder.pool[1]}
     return {}
 
 # %% ../../nbs/app/run_view.ipynb #01052e1c

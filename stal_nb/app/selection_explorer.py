@@ -25,13 +25,14 @@ from torch.nn import functional as F
 
 from .drawing import STATIC, magma, still
 from .pages import script_json, write_page
+from ..features import frozen_features
 from ..labels import CITYSCAPES, IGNORE, LabelSpace
 from ..layout import stage_before
 from ..models import predict_logits
 from ..run import Run
 from ..runtime.errors import ConfigError
 from ..scoring import strip_scores
-from ..selection import STRATEGIES, StrategyInput, group_quotas, select, top_k, unit_of
+from ..selection import FROZEN, STRATEGIES, StrategyInput, group_quotas, select, top_k, unit_of
 from ..uncertainty import MEASURES, entropy
 
 # %% ../../nbs/app/selection_explorer.ipynb #dbb69422
@@ -60,6 +61,7 @@ class ScoredPool(NamedTuple):
     class_weights: Tensor | None = None  # (C,) how badly each class is known
     label_space: LabelSpace = CITYSCAPES
     labelled_features: Tensor | None = None  # (M, D) of images that have a label already
+    frozen: dict[str, Tensor] | None = None  # columns of a frozen backbone: `features.Features.columns`
 
     def at(self, ids: Sequence[str]) -> list[int]:
         "Positions of ids."
@@ -70,7 +72,8 @@ class ScoredPool(NamedTuple):
         "What a strategy may look at."
         return StrategyInput(self.ids, self.groups, self.scores, k, torch.Generator().manual_seed(seed),
                              features=self.features, class_shares=self.class_shares,
-                             class_weights=self.class_weights, labelled_features=self.labelled_features)
+                             class_weights=self.class_weights, labelled_features=self.labelled_features,
+                             **(self.frozen or {}))
 
 # %% ../../nbs/app/selection_explorer.ipynb #b6b1e1d3
 @torch.inference_mode()
@@ -98,9 +101,12 @@ def run_pool(
     scenes = PredictedScenes(torch.stack(images), predicted, probs, torch.zeros_like(predicted, dtype=torch.bool),
                              torch.stack(features), ids, groups)
     weights = run.state_after(stage_before(number)).confidence.class_rate().cpu()
+    known = frozen_features(run.layout.features, run.data.target, run.config, frozenset(), run.device)
+    labelled = sorted(id for id, regions in acquired.items() if regions is None)
     return ScoredPool(scenes, ids, groups, entropy(probs),
                       {name: torch.cat([s[name].cpu() for s in scores]) for name in MEASURES}, scenes.features,
-                      probs.mean((2, 3)), weights, run.data.label_space)
+                      probs.mean((2, 3)), weights, run.data.label_space,
+                      frozen=None if known is None else known.columns(FROZEN, ids, labelled))
 
 # %% ../../nbs/app/selection_explorer.ipynb #0483d0a0
 def city_colours(groups: Sequence[str]) -> dict[str, tuple[int, int, int]]:
@@ -112,7 +118,10 @@ SHORT = {"least_confidence": "least\nconfidence", "entropy_group_quota": "entrop
          "random_group_quota": "random with\ngroup quotas", "core_set": "core-set",
          "uncertainty_diversity": "uncertainty,\nthen diversity", "rare_class": "rare classes",
          "ripu_regions": "RIPU, regions", "ripu_pixels": "RIPU, pixels", "random_regions": "random regions",
-         "random_pixels": "random pixels", "sure": "the surest (control)"}
+         "random_pixels": "random pixels", "word_coverage": "visual words",
+         "word_coverage_group_quota": "visual words with\ngroup quotas", "frozen_k_center": "k-centre, frozen",
+         "uherding": "uncertainty\nherding", "prob_cover": "ProbCover", "typiclust": "TypiClust",
+         "badge_like": "far and unsure\n(like BADGE)", "sure": "the surest (control)"}
 
 
 def title_of(name: str) -> str:

@@ -282,7 +282,8 @@ class View {
     const classes = make("figure", {}, make("figcaption", {}, "Class by class", this.classRead), this.classes, this.noClasses);
     this.histogram = new Histogram();
     this.gallery = part("stal-shots");
-    this.query = make("section", { hidden: true }, make("div", { className: "stal-query" }, this.histogram.root, this.gallery));
+    this.warned = make("ul", { className: "stal-warned", hidden: true });
+    this.query = make("section", { hidden: true }, this.warned, make("div", { className: "stal-query" }, this.histogram.root, this.gallery));
     this.label = make("button", { type: "button", className: "stal-main", textContent: "Label these images", onclick: () => this.press("label") });
     this.ids = part("stal-ids");
     this.waitingFor = make("h4");
@@ -340,7 +341,12 @@ class View {
     }
     this.part("classes", [view.classes, view.results, view.sampling, view.bank, view.capacity], () => this.table(view));
     this.query.hidden = view.query.round === undefined;
-    if (!this.query.hidden) this.part("query", view.query, () => this.histogram.show(view.query));
+    if (!this.query.hidden) this.part("query", view.query, () => {
+      this.histogram.show(view.query);
+      const warnings = view.query.warnings ?? [];
+      this.warned.hidden = !warnings.length;
+      this.warned.replaceChildren(...warnings.map((textContent) => make("li", { textContent })));
+    });
     this.awaiting.hidden = view.state !== "awaiting labels";
     this.part("awaiting", view.awaiting, () => {
       const { images, done, first } = view.awaiting;
