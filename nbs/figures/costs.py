@@ -36,7 +36,7 @@ def cost_table(
     rows: Sequence[tuple[str, int]],  # (backbone, output stride)
     size: tuple[int, int] = (128, 256),  # (height, width) of one image
     channels: int = 256,  # of pyramid, decoder and embeddings
-    repeats: int = 8,  # the fastest counts
+    repeats: int = 3,  # the fastest counts
 ) -> pd.DataFrame:
     "Parameters (millions), multiply-adds (billions) and time of one image, by part."
     table = {}

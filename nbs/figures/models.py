@@ -402,14 +402,22 @@ def views_table(
 ) -> pd.DataFrame:
     "What an average over views gives, and its price: pixels that the network has to look at, as multiples of one view."
     images, labels = torch.stack([s.image for s in samples]), torch.stack([s.labels for s in samples])
+    views = {name: [(scale, mirrored) for scale in options.get("scales", (1.0,))
+                    for mirrored in (False, True)[:1 + options.get("flip", False)]]
+             for name, options in compared.items()}
+    metrics = {name: SegmentationMetrics(label_space) for name in compared}
+    for k in range(0, len(images), 4):
+        seen = {}  # every view is predicted once; `predict_probs` with these options averages the same ones
+        for scale, mirrored in dict.fromkeys(view for several in views.values() for view in several):
+            turned = (lambda t: t.flip(-1)) if mirrored else (lambda t: t)
+            seen[scale, mirrored] = turned(predict_probs(model, turned(images[k:k + 4]), scales=(scale,)))
+        for name, several in views.items():
+            metrics[name].update(sum(seen[view] for view in several), labels[k:k + 4])
     table = {}
-    for name, options in compared.items():
-        metrics = SegmentationMetrics(label_space)
-        for k in range(0, len(images), 4):
-            metrics.update(predict_probs(model, images[k:k + 4], **options), labels[k:k + 4])
-        found = metrics.compute()
-        price = sum(s**2 for s in options.get("scales", (1.0,))) * (1 + options.get("flip", False))
-        table[name] = {"price": price, "mIoU (%)": found.miou, "pixel accuracy (%)": found.pixel_accuracy}
+    for name, several in views.items():
+        found = metrics[name].compute()
+        table[name] = {"price": sum(scale**2 for scale, _ in several), "mIoU (%)": found.miou,
+                       "pixel accuracy (%)": found.pixel_accuracy}
     return pd.DataFrame(table).T
 
 

@@ -10,7 +10,7 @@ from stal_nb.app.drawing import LAYOUT
 from stal_nb.run import Run
 
 SMALL = dict(
-    image_size=(96, 192), crop_size=(96, 192), source_images=60, target_images=30, val_images=12, source_batch=3,
+    image_size=(96, 192), crop_size=(64, 128), source_images=60, target_images=30, val_images=12, source_batch=3,
     target_batch=1, unlabelled_batch=2,
     source_steps=20, round_steps=(20, 20), budgets=(0.07, 0.2), num_anchors=20, bank_capacity=500, plan_every=5)
 
