@@ -27,8 +27,8 @@ from tools.docs import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 900  # seconds for one notebook
-FIRST = ("04_models", "20_full_rounds", "13_run", "09_uncertainty", "trainer", "08_mixing", "07_banks", "12_step", "stages", "cli",
-         "calibration")  # long ones; the first trains what others wait for
+FIRST = ("04_models", "13_run", "08_mixing", "10_selection", "calibration", "09_uncertainty", "cli", "07_banks", "planning", "11_annotation", "12_step",
+         "20_full_rounds", "trainer", "stages")  # long ones; the first trains what others wait for
 
 PRELOADED = ("matplotlib.pyplot", "nbdev.test", "plotly.express", "torchvision", "timm", "pandas", "scipy.ndimage", "skimage.segmentation", "accelerate",
              "anywidget", "torch.utils.tensorboard")  # what most notebooks import, some seconds each time
