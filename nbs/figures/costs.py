@@ -82,8 +82,10 @@ def paper_table(
     for name, (architecture, options) in networks.items():
         with torch.device("meta"):
             model = ARCHITECTURES[architecture](num_classes=num_classes, weights=None, **options).eval()
+            seen = []  # (height, width) of the embeddings, once for each size
+            model.register_forward_hook(lambda _m, _i, output, seen=seen: seen.append(output.embeddings.shape[-2:]))
             costs = {size: part_costs(model, size) for size in sizes}
-            cells = tuple(model(torch.zeros(1, 3, *sizes[0])).embeddings.shape[-2:])
+            cells = tuple(seen[0])
         total = sum(p.numel() for p in model.parameters())
         own = costs[sizes[0]]["backbone"]["parameters"]
         auxiliary = sum(p.numel() for p in model.auxiliary.parameters())
