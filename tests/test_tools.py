@@ -240,6 +240,23 @@ print(testing.test_notebooks([pathlib.Path(f) for f in {[str(f) for f in files]!
     assert "nbs/dies.ipynb  FAILED (exit status -9)" in done.stdout and "nbs/hangs.ipynb  FAILED (stopped after 10 s)" in done.stdout
 
 
+def test_figures_of_tested_notebooks_have_few_dots(monkeypatch):
+    "Also where the shell doubles them for sharp screens, as the one does that runs notebooks."
+    import io
+
+    from IPython.core import pylabtools
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    figure = Figure(figsize=(2, 1), dpi=80)
+    figure.add_subplot()
+    monkeypatch.setattr(pylabtools, "print_figure", pylabtools.print_figure)  # as it was, in the end
+    for expected in ((320, 160), (60, 30)):
+        png, _ = pylabtools.retina_figure(figure, bbox_inches=None)
+        assert Image.open(io.BytesIO(png)).size == expected
+        testing.draw_coarsely()
+
+
 @pytest.fixture
 def parts(monkeypatch):
     "`make test` with recorders in place of notebooks and pytest; their answers can be set."

@@ -27,8 +27,8 @@ from tools.docs import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 900  # seconds for one notebook
-FIRST = ("04_models", "20_full_rounds", "13_run", "09_uncertainty", "trainer", "08_mixing", "07_banks", "12_step", "stages", "cli",
-         "calibration")  # long ones; the first trains what others wait for
+FIRST = ("04_models", "13_run", "08_mixing", "10_selection", "calibration", "09_uncertainty", "cli", "07_banks", "planning", "11_annotation", "12_step",
+         "20_full_rounds", "trainer", "stages")  # long ones; the first trains what others wait for
 
 PRELOADED = ("matplotlib.pyplot", "nbdev.test", "plotly.express", "torchvision", "timm", "pandas", "scipy.ndimage", "skimage.segmentation", "accelerate",
              "anywidget", "torch.utils.tensorboard")  # what most notebooks import, some seconds each time
@@ -57,10 +57,22 @@ def changed_notebooks() -> list[Path]:
 # -- notebooks -------------------------------------------------------------------------------------------------------------------
 
 
+def draw_coarsely(dpi: int = 30) -> None:
+    """Figures that cells show are drawn at so few dots an inch, in this process.
+
+    Nobody looks at them while notebooks are tested, and drawing them as a reader sees them is a good part of the time. Every artist is still drawn; what a
+    cell saves itself (`savefig`) keeps its resolution."""
+    from IPython.core import pylabtools
+
+    show = pylabtools.print_figure
+    pylabtools.print_figure = lambda figure, *args, **options: show(figure, *args, **{**options, "dpi": dpi})  # IPython looks it up for each figure
+
+
 def run_notebook(notebook: Path, output: str) -> None:
     "The body of a process: run a notebook, writing what it says to a file. Exit status 1 if a cell failed."
     from nbdev.test import test_nb
 
+    draw_coarsely()
     with open(output, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

@@ -1,5 +1,7 @@
 """Pictures for 08 Mixing."""
 
+from functools import lru_cache
+
 import numpy as np
 import torch
 from matplotlib import pyplot as plt
@@ -65,6 +67,7 @@ def panels(
 # library's functions.
 
 
+@lru_cache(maxsize=64)  # several pictures look for the same
 def scene_with(domain: str, class_id: int, start: int = 0, pixels: int = 400, size: tuple[int, int] = (128, 256)):
     "The first scene from number `start` on with at least `pixels` pixels of a class."
     scenes = SceneDataset(domain, start + 500, size=size)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from stal_nb.app.demo import DEMO_RECIPE
-from stal_nb.backbones import TimmEncoder
+from stal_nb.backbones import Features, TimmEncoder
 from stal_nb.labels import CITYSCAPES, IGNORE, LabelSpace, Sample
 from stal_nb.metrics import SegmentationMetrics
 from stal_nb.models import DeepLabV2, DeepLabV3Plus, predict_probs, resize
@@ -165,10 +165,11 @@ def pyramid_figure(model: DeepLabV3Plus, samples: Sequence[Sample], label_space:
     images = torch.stack([s.image for s in samples])
     inside = look_inside(model, images)
     predicted = inside["logits"].argmax(1)
+    features = Features(*(inside[name] for name in Features._fields))  # the backbone is before all that is silenced
 
     def title(name: str, part: nn.Module) -> str:
         with silenced(part):
-            changed = (model(images, with_embeddings=False).logits.argmax(1) != predicted).float().mean()
+            changed = (resize(model.decode(features)[0], images.shape[-2:]).argmax(1) != predicted).float().mean()
         return f"{name}: silenced, {changed:.1%} of pixels change"
 
     names = ["1 × 1"] + [f"dilation {branch[0].dilation[0]}" for branch in model.aspp.branches[1:]]
@@ -216,8 +217,8 @@ def with_and_without_early_features(
     features = model.backbone((images - model.mean) / model.std)
     result = {"stride 16 alone (auxiliary head)": resize(model.auxiliary(features.mid), images.shape[-2:])}
     with silenced(model.decoder.low):
-        result["decoder, early features silenced"] = model(images, with_embeddings=False).logits
-    result["whole network"] = model(images, with_embeddings=False).logits
+        result["decoder, early features silenced"] = resize(model.decode(features)[0], images.shape[-2:])
+    result["whole network"] = resize(model.decode(features)[0], images.shape[-2:])
     return result
 
 
@@ -345,7 +346,7 @@ def parallel_figure(v2: DeepLabV2, v3: DeepLabV3Plus, samples: Sequence[Sample],
     high = v2.backbone((images - v2.mean) / v2.std).high
     outputs = {f"dilation {branch.dilation[0]} alone": resize(branch(high), images.shape[-2:])
                 for branch in v2.classifier.branches}
-    outputs |= {"v2, the sum": v2(images, with_embeddings=False).logits,
+    outputs |= {"v2, the sum": resize(v2.classifier(high), images.shape[-2:]),
                  "v3+": v3(images, with_embeddings=False).logits}
     panels = [("image", image_of(samples[0]))]
     panels += [(f"{name}: mIoU {miou(logits, labels, label_space):.0f} %", label_space.colorize(logits[0].argmax(0)))
@@ -402,14 +403,22 @@ def views_table(
 ) -> pd.DataFrame:
     "What an average over views gives, and its price: pixels that the network has to look at, as multiples of one view."
     images, labels = torch.stack([s.image for s in samples]), torch.stack([s.labels for s in samples])
+    views = {name: [(scale, mirrored) for scale in options.get("scales", (1.0,))
+                    for mirrored in (False, True)[:1 + options.get("flip", False)]]
+             for name, options in compared.items()}
+    metrics = {name: SegmentationMetrics(label_space) for name in compared}
+    for k in range(0, len(images), 4):
+        seen = {}  # every view is predicted once; `predict_probs` with these options averages the same ones
+        for scale, mirrored in dict.fromkeys(view for several in views.values() for view in several):
+            turned = (lambda t: t.flip(-1)) if mirrored else (lambda t: t)
+            seen[scale, mirrored] = turned(predict_probs(model, turned(images[k:k + 4]), scales=(scale,)))
+        for name, several in views.items():
+            metrics[name].update(sum(seen[view] for view in several), labels[k:k + 4])
     table = {}
-    for name, options in compared.items():
-        metrics = SegmentationMetrics(label_space)
-        for k in range(0, len(images), 4):
-            metrics.update(predict_probs(model, images[k:k + 4], **options), labels[k:k + 4])
-        found = metrics.compute()
-        price = sum(s**2 for s in options.get("scales", (1.0,))) * (1 + options.get("flip", False))
-        table[name] = {"price": price, "mIoU (%)": found.miou, "pixel accuracy (%)": found.pixel_accuracy}
+    for name, several in views.items():
+        found = metrics[name].compute()
+        table[name] = {"price": sum(scale**2 for scale, _ in several), "mIoU (%)": found.miou,
+                       "pixel accuracy (%)": found.pixel_accuracy}
     return pd.DataFrame(table).T
 
 

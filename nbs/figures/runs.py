@@ -10,8 +10,8 @@ from stal_nb.app.drawing import LAYOUT
 from stal_nb.run import Run
 
 SMALL = dict(
-    image_size=(96, 192), crop_size=(96, 192), source_images=60, target_images=30, val_images=12, source_batch=3,
-    target_batch=1, unlabelled_batch=2,
+    image_size=(96, 192), crop_size=(64, 128), source_scale=(0.6, 1.2), target_scale=(0.6, 1.2),
+    source_images=60, target_images=30, val_images=12, source_batch=2, target_batch=1, unlabelled_batch=2,
     source_steps=20, round_steps=(20, 20), budgets=(0.07, 0.2), num_anchors=20, bank_capacity=500, plan_every=5)
 
 
@@ -19,7 +19,7 @@ def example_run(
     path: Path,  # folder of the run
     **changes,  # settings to change
 ) -> Run:  # complete
-    "A run of about half a minute on two cores, for looking at; far too short to be good."
+    "A run of about twenty seconds, for looking at; far too short to be good."
     from stal_nb.config import Config
 
     run = Run.create(Config.preset("demo", **{**SMALL, "name": "example", **changes}), path)

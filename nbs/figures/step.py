@@ -1,6 +1,7 @@
 """Pictures for 12 The training step."""
 
 import os
+from functools import lru_cache
 
 import numpy as np
 import plotly.graph_objects as go
@@ -21,12 +22,11 @@ from stal_nb.scenes import SceneDataset
 from stal_nb.step import TERMS
 
 
-def example_step(
-    seed: int = 3,  # which images
-    drop_percent: float = 20.0,  # d
-) -> dict:  # pictures of one step by name
-    """One batch of scenes and what a step makes of it, with the demo model as teacher. Every tensor comes from the
-    functions the step calls."""
+@lru_cache(maxsize=2)
+def example_batch(
+    seed: int,  # which images
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:  # of `StepLoader`; the teacher's logits of its unlabelled images
+    "One batch of scenes, and what the demo model says of it; kept, since every picture of the step begins with it."
     config = TrainingConfig(crop_size=(128, 256), source_scale=(0.9, 1.3), target_scale=(0.9, 1.3), source_batch=1,
                             target_batch=1,
                             unlabelled_batch=2, copy_paste_probability=1.0, paste_scale=(0.8, 1.6), seed=seed)
@@ -36,11 +36,20 @@ def example_step(
     rare = np.array([c in (5, 6, 7, 11, 12, 13, 14, 15, 16, 17, 18) for c in range(19)], float)
     state = PlanState(rare / rare.sum(), *tables, labelled=np.arange(10), unlabelled=np.arange(10, 40))
     batch = StepLoader(config, 19, source, target, WithoutLabels(target))[plan_step(config, 1, 0, state)]
+    with torch.no_grad():
+        return batch, demo_model()(batch["unlabelled"]).logits
+
+
+def example_step(
+    seed: int = 3,  # which images
+    drop_percent: float = 20.0,  # d
+) -> dict:  # pictures of one step by name
+    """One batch of scenes and what a step makes of it, with the demo model as teacher. Every tensor comes from the
+    functions the step calls."""
+    batch, logits = example_batch(seed)
     generator = torch.Generator().manual_seed(seed)
     image, labels = copy_paste(batch["image"], batch["labels"], batch["paste_image"], batch["paste_labels"],
                                batch["paste_classes"])
-    with torch.no_grad():
-        logits = demo_model()(batch["unlabelled"]).logits
     pseudo = pseudo_labels(logits, drop_percent, valid=~batch["padding"])
     prediction = logits.argmax(1)
     # the picture asks for the rarest class that the teacher does find

@@ -168,7 +168,7 @@ def class_centres(network: torch.nn.Module, scenes: Sequence[SceneDataset], num_
 @lru_cache(maxsize=2)
 def watch_training(
     steps: int = 40,
-    size: tuple[int, int] = (96, 192),
+    size: tuple[int, int] = (64, 128),
 ) -> Trace:
     """The demo network goes on learning in the real trainer, with 3 labelled and 21 unlabelled images of the other
     domain.
