@@ -23,8 +23,8 @@ from trees import cityscapes_tree, gta5_tree, synthia_tree
 pytestmark = pytest.mark.slow
 
 REDUCED = dict(  # sizes and lengths alone: every other number is the preset's
-    backbone="resnet18", multi_grid=(2, 4), weights=None, aspp_channels=32, embedding_dim=16, source_images=4, source_size=(64, 128), crop_size=(65, 65), source_batch=1,
-    target_batch=1, unlabelled_batch=2, round_steps=(2, 2, 2), round_epochs=(), budgets=(1, 2, 3),
+    backbone="resnet18", multi_grid=(2, 4), weights=None, aspp_channels=32, embedding_dim=16, source_images=4, source_size=(64, 128),
+    crop_size=(65, 65), source_batch=1, target_batch=1, unlabelled_batch=2, round_steps=(2, 2, 2), round_epochs=(), budgets=(1, 2, 3),
     bank_capacity=(50, *[30] * 18), num_negatives=16, workers=0, checkpoint_every=100,
     mixed_precision="no")
 PAPERS = ("gta5_to_cityscapes", "synthia_to_cityscapes")
