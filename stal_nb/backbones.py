@@ -82,7 +82,7 @@ class PhasedConv2d(nn.Conv2d):
         out = out.reshape(B, d, d, h, w, C).permute(0, 3, 1, 4, 2, 5).reshape(B, h * d, w * d, C).permute(0, 3, 1, 2)
         return out[..., :H, :W]
 
-
+# %% ../nbs/runtime/backbones.ipynb #7c0de005
 def use_phases_(module: nn.Module) -> None:
     "Let the dilated depthwise convolutions of a network, changed in place, be `PhasedConv2d`."
     for m in module.modules():
