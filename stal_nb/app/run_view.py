@@ -113,7 +113,8 @@ def results_of(
     return [{"name": "source only" if name == "source" else name.partition(":")[0],
              "labelled": found.get("labelled", 0), "miou": found.get(key), "student": of_student(found),
              "iou": list(found.get("iou", {}).values())}
-            for name, _, _ in folder.training if (found := folder.results.get(name))]
+            for name, _, _ in folder.training if (found := folder.results.get(name))
+            and (name != "source" or folder.config.get("source") != "none")]
 
 
 def reference_lines(folder: RunFolder, key: str) -> dict[str, float]:
@@ -128,8 +129,8 @@ WORDS = {"source": "source", "query": "ask", "label": "label", "train": "learn",
 
 def stages_of(folder: RunFolder) -> list[dict]:  # name, text, group, is: "done", "now" or "later"
     "Every stage of a run and how far it is."
-    products = folder.run.products.items() if folder.run else ()
-    return [{"name": name, "text": WORDS[name.rpartition(" ")[2]],
+    products, none = folder.run.products.items() if folder.run else (), folder.config.get("source") == "none"
+    return [{"name": name, "text": "no source" if name == "source" and none else WORDS[name.rpartition(" ")[2]],
              "group": name.partition(":")[0] if ":" in name else "",
              "is": "done" if file.exists() else "now" if name == folder.stage else "later"}
             for name, file in products]
