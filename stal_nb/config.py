@@ -89,7 +89,7 @@ class TrainingConfig:
     released_negatives: bool = False  # the released code's masks, which leave the bank empty
     interpolated_ids: bool = False  # resize the source's labels as if ids were numbers
     # running
-    seed: int = 0  # seeds everything
+    seed: int = bounded(0, maximum=2**53)  # seeds everything
     device: str = "auto"  # "auto", "cpu", "cuda", ...
     mixed_precision: str = bounded("no", choices=("no", "bf16", "fp16"))  # of the student's forward and backward pass
     channels_last: bool = True  # memory layout of the network
