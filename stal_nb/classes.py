@@ -152,7 +152,12 @@ def read_entry(
     values = [code for code in codes if isinstance(code, int)]
     return ClassEntry(name, (colours or of_file or [None])[0], tuple(values), tuple(of_file))
 
-# %% ../nbs/runtime/classes.ipynb #a174beae
+# %% ../nbs/runtime/classes.ipynb #e569d4c6
+def _colour_keys(colours: np.ndarray) -> np.ndarray:
+    "(..., 3) uint8 -> (...) one number for each colour."
+    return colours.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
+
+# %% ../nbs/runtime/classes.ipynb #7b586a69
 @dataclass(frozen=True, eq=False)
 class Coding:
     "What the values and colours of label files mean. Made by `read_classes`."
@@ -197,10 +202,6 @@ class Coding:
         names = [*self.label_space.classes, *[""] * (IGNORE - self.label_space.num_classes), "ignore"]
         words = [f"{list(code) if colours else code} ({names[k]})" for code, k in table.items()]
         return ", ".join(words[:12]) + (f" and {len(words) - 12} more" if len(words) > 12 else "")
-
-
-def _colour_keys(colours: np.ndarray) -> np.ndarray:
-    return colours.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
 
 # %% ../nbs/runtime/classes.ipynb #fc054a73
 def checked_positions(
@@ -289,7 +290,7 @@ def _ignored(content: Mapping, entries: list[ClassEntry], where: str) -> list[in
         return [] if any(IGNORE in entry.values for entry in entries) else [IGNORE]
     return [] if content["ignore"] is None else _codes(content["ignore"], f"{where}, ignore")
 
-# %% ../nbs/runtime/classes.ipynb #7d2ae6a2
+# %% ../nbs/runtime/classes.ipynb #fd6ec75d
 class Classes(NamedTuple):
     "The classes, and what label files say of them."
 
@@ -297,14 +298,14 @@ class Classes(NamedTuple):
     coding: Coding
 
 
-def _without_value(entries: list[ClassEntry], background: int | None, where: str) -> None:
+def _check_values(entries: list[ClassEntry], background: int | None, where: str) -> None:
     "Where some classes have values, all must, except the background."
     for k, entry in enumerate(entries):
         if not entry.values and k != background:
             raise ConfigError(f"{where}, class {k + 1} ({entry.name}): found no value, "
                               "expected one, since other classes have values")
 
-
+# %% ../nbs/runtime/classes.ipynb #28a648f8
 def read_classes(
     source: str | Path | Mapping[str, Any],  # a file, or its content
     where: str = "classes",  # for messages about content
@@ -319,7 +320,7 @@ def read_classes(
     name = "own classes" if source.get("name") is None else class_name(source["name"], f"{where}, name")
     entries = _entries(source, where)
     background = _background(source.get("background"), entries, where)
-    _without_value(entries, background, where)
+    _check_values(entries, background, where)
     codes = [(code, IGNORE) for code in _ignored(source, entries, where)]
     codes = [*((v, k) for k, e in enumerate(entries) for v in (*e.values, *e.colours)), *codes]
     values = _positions([c for c in codes if isinstance(c[0], int)], entries, "value", where)
@@ -351,7 +352,7 @@ def class_content(
                         if isinstance(entry, Mapping) else entry for entry in content["classes"]]
     return json.loads(json.dumps(plain))
 
-# %% ../nbs/runtime/classes.ipynb #20e3ad3b
+# %% ../nbs/runtime/classes.ipynb #313ea68c
 def mapping_content(
     source: str | Path | Mapping[str, Any],  # a file, or its content; {} = by name
 ) -> dict[str, str | None]:  # class of the source -> class of the target, None = ignored
@@ -373,7 +374,7 @@ def mapping_content(
         found[name] = None if value is None else class_name(value, f"{where}, {name}")
     return found
 
-
+# %% ../nbs/runtime/classes.ipynb #d3764f6d
 def read_mapping(
     source: str | Path | Mapping[str, Any],  # a file, or its content; {} = by name
     source_space: LabelSpace,
