@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Colour', 'MOST_VALUE', 'read_json', 'class_name', 'ClassEntry', 'read_entry', 'Coding', 'checked_positions',
-           'distinct_colours', 'Classes', 'read_classes', 'class_content', 'mapping_content', 'read_mapping']
+           'distinct_colours', 'Classes', 'read_classes', 'content_of', 'class_content', 'mapping_content',
+           'read_mapping']
 
 # %% ../nbs/runtime/classes.ipynb #882d9a2a
 import colorsys
@@ -305,7 +306,7 @@ def _check_values(entries: list[ClassEntry], background: int | None, where: str)
             raise ConfigError(f"{where}, class {k + 1} ({entry.name}): found no value, "
                               "expected one, since other classes have values")
 
-# %% ../nbs/runtime/classes.ipynb #28a648f8
+# %% ../nbs/runtime/classes.ipynb #88d982db
 def read_classes(
     source: str | Path | Mapping[str, Any],  # a file, or its content
     where: str = "classes",  # for messages about content
@@ -315,7 +316,7 @@ def read_classes(
     if isinstance(source, (str, os.PathLike)):
         where, source = str(source), read_json(source)
     if not isinstance(source, Mapping):
-        raise _wrong(where, source, 'an object such as {"classes": [{"name": "smoke", "value": 1}, …], "ignore": [255]}')
+        raise _wrong(where, source, 'an object: {"classes": [{"name": "smoke", "value": 1}, …], "ignore": [255]}')
     _check_keys(source, ("classes", "ignore", "background", "name", "comment"), where)
     name = "own classes" if source.get("name") is None else class_name(source["name"], f"{where}, name")
     entries = _entries(source, where)
@@ -334,19 +335,26 @@ def read_classes(
     numbered = any(isinstance(entry, Mapping) and entry.get("value") is not None for entry in source["classes"])
     return Classes(space, Coding(space, table, colours, background, numbered))
 
-# %% ../nbs/runtime/classes.ipynb #14521a04
+# %% ../nbs/runtime/classes.ipynb #f6c644d2
+def content_of(
+    space: LabelSpace,
+) -> dict[str, Any]:
+    "A label space as the content of `classes.json`: values are positions."
+    pairs = zip(space.classes, space.palette, strict=True)
+    return {"name": space.name, "classes": [{"name": name, "colour": list(colour)} for name, colour in pairs]}
+
+
 def class_content(
     source: str | Path | Mapping[str, Any],  # a file, its content, or the name of a built-in label space; {} = none
+    where: str = "classes",  # for messages about content
 ) -> dict[str, Any]:  # JSON-ready, without comments
     "The content of `classes.json` for a configuration, checked. Raises `ConfigError`."
     if isinstance(source, str) and source in LABEL_SPACES:
-        space = LABEL_SPACES[source]
-        listed = [{"name": name, "colour": list(c)} for name, c in zip(space.classes, space.palette, strict=True)]
-        return {"name": source, "classes": listed}
+        return content_of(LABEL_SPACES[source])
     if isinstance(source, Mapping) and not source or source == "":
         return {}
     content = read_json(source) if isinstance(source, (str, os.PathLike)) else source
-    read_classes(content, str(source) if content is not source else "classes")
+    read_classes(content, where if content is source else str(source))
     plain = {key: value for key, value in content.items() if key != "comment"}
     plain["classes"] = [{key: value for key, value in entry.items() if key != "comment"}
                         if isinstance(entry, Mapping) else entry for entry in content["classes"]]
@@ -374,7 +382,7 @@ def mapping_content(
         found[name] = None if value is None else class_name(value, f"{where}, {name}")
     return found
 
-# %% ../nbs/runtime/classes.ipynb #d3764f6d
+# %% ../nbs/runtime/classes.ipynb #c8300421
 def read_mapping(
     source: str | Path | Mapping[str, Any],  # a file, or its content; {} = by name
     source_space: LabelSpace,
@@ -395,5 +403,5 @@ def read_mapping(
     if (table == IGNORE).all():
         raise ConfigError(f"{where}: found no class of the source ({source_space.name}) that is one of the target "
                           f"({target_space.name}), expected a mapping such as "
-                          f"{{{source_space.classes[0]!r}: {target_space.classes[0]!r}}}")
+                          f"{{{source_space.classes[0]!r}: {target_space.classes[0]!r}}}, or another source")
     return table

@@ -22,14 +22,15 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from . import planning
+from .class_check import LabelShares, check_teaching, class_words
 from .config import PAPER_BUDGETS, PRESETS, SETTINGS, Config
 from .data import ImageFolder
-from .datasets import RunData
+from .datasets import RunData, found_classes
 from .inspection import check_dataset
 from .models import predict_logits
 from .run import Run
 from .runtime.distributed import process_state
-from .runtime.errors import AwaitingLabels, ConfigError, StalError
+from .runtime.errors import AwaitingLabels, ConfigError, LabelError, StalError
 from .runtime.files import atomic_write_bytes
 
 # %% ../nbs/runtime/cli.ipynb #f29797da
@@ -93,6 +94,7 @@ def configured(options: argparse.Namespace) -> Config:
     "The configuration that a command line describes."
     changes = {"data_root": options.root, "source_root": options.source_root}
     changes |= dict(parse_setting(text) for text in options.set)
+    changes |= found_classes({**PRESETS.get(options.preset, {}), **changes})
     config = Config.preset(options.preset, **changes)
     if getattr(options, "budget", ""):
         if options.budget not in PAPER_BUDGETS:
@@ -119,10 +121,11 @@ def check_data(
 ) -> bool:  # whether every file can be used
     """Read the data sets of a configuration, print what is in them, and name every broken file. Raises `DataError`
     if a whole part is missing."""
+    config = replace(config, **found_classes(vars(config)))
     # of files all, not only those that the seed chooses for a run
     everything = {} if config.source == "scenes" else {"source_images": 0}
     whole, data = True, RunData(replace(config, annotator="person", **everything))
-    parts = {"source": data.source, "target": data.target, "validation": data.val}
+    parts, shares = {"source": data.source, "target": data.target, "validation": data.val}, {}
     for name, dataset in parts.items():
         if dataset is None:
             print(f"{name}: none\n")
@@ -130,10 +133,18 @@ def check_data(
         check = check_dataset(dataset, workers=workers, limit=limit or None, bar=bar)
         print(f"{name}: {check}\n")
         whole &= check.ok
+        if check.pixels is not None and (name != "target" or config.annotator == "oracle"):
+            shares[name] = LabelShares(check.total, check.checked, check.pixels, check.ignored, check.blank, check.single)
         if page:
             from stal_nb.app.check_page import write_check_page
 
             print(f"page: {write_check_page(dataset, check, Path(page).with_stem(f'{Path(page).stem}-{name}'))}\n")
+    print(class_words(data, shares))
+    try:
+        check_teaching(shares, data.label_space)
+    except LabelError as error:
+        print(f"NOTHING TO LEARN: {error}")
+        return False
     return whole
 
 # %% ../nbs/runtime/cli.ipynb #d4ab2783
@@ -224,6 +235,8 @@ def work_on(
     if options.command != "report":
         if run.stage is None and speaks:
             print(f"{run.path}: this run is complete; choose another --out for a new one.")
+        if run.stage == next(iter(run.products)) and speaks and (words := class_words(run.data)):
+            print(f"{words}\n")
         run.finish()
         if speaks:
             print(describe(run.summary()))
@@ -243,7 +256,8 @@ def main(arguments: list[str] | None = None) -> int:
             whole = check_data(configured(options), options.workers, options.limit, options.page, not options.no_bar)
             return 0 if whole else 1
         if options.command == "plan":
-            print(planning.words(Run(path, configured(options)).plan(options.processes)))
+            run = Run(path, configured(options))
+            print("\n\n".join(filter(None, [class_words(run.data), planning.words(run.plan(options.processes))])))
             return 0
         run = Run.create(configured(options), path) if options.command == "run" else Run.open(path)
         speaks = process_state(run.device).is_main_process
