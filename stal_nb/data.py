@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from .classes import Coding
 from .label_files import id_table, read_labels
 from .labels import CITYSCAPES, IGNORE, LabelSpace, Sample, remap
 from .runtime.errors import ConfigError, DataError, LabelError
@@ -119,6 +120,7 @@ class FileDataset(Dataset):
         channel: int | None = None,  # which of three 16-bit channels holds the ids; see `read_labels`
         # labels of another size than their image are resized to it (nearest); False: they are refused
         fit_labels: bool = False,
+        coding: Coding | None = None,  # in place of a table: what own classes look like on disk, see `read_classes`
     ):
         "Raises `DataError` if an image has no label file."
         missing = [] if labels is None else [id for id in images if id not in labels]
@@ -130,7 +132,7 @@ class FileDataset(Dataset):
         self.images, self.label_space = list(images.values()), label_space
         self.labels = None if labels is None else [labels[id] for id in images]
         self.table = id_table(label_space) if table is None else table
-        self.channel, self.fit_labels = channel, fit_labels
+        self.channel, self.fit_labels, self.coding = channel, fit_labels, coding
         self.unused_labels = [] if labels is None else [file for id, file in labels.items() if id not in images]
 
     @property
@@ -155,7 +157,7 @@ class FileDataset(Dataset):
         if self.labels is None:
             raise DataError(f"{self.images[index]}: found a data set without labels, "
                             "expected one with a folder of labels")
-        labels = read_labels(self.labels[index], self.label_space, self.table, self.channel)
+        labels = read_labels(self.labels[index], self.label_space, self.table, self.channel, self.coding)
         return resize_labels(labels, image_size(self.images[index])) if self.fit_labels else labels
 
     def __getitem__(self, index: int) -> Sample:
@@ -194,6 +196,7 @@ class ImageFolder(FileDataset):
         # (256,) int64, what ids on disk mean; default: class positions and 255 (see `id_table`)
         table: Tensor | None = None,
         group: Callable[[str], str] | None = None,  # id -> group; default: the sub-folder, "" at the top
+        coding: Coding | None = None,  # in place of a table: what own classes look like on disk, see `read_classes`
     ):
         "Raises `DataError` if a folder is missing or empty, an image has no label, or two images have one id."
         C = label_space.num_classes
@@ -204,7 +207,7 @@ class ImageFolder(FileDataset):
         self.root = Path(root)
         super().__init__(
             find_files(root, without=labels), None if labels is None else find_files(labels, (".png",)), label_space,
-            group or (lambda id: id.rpartition("/")[0]), table)
+            group or (lambda id: id.rpartition("/")[0]), table, coding=coding)
 
 # %% ../nbs/02_data.ipynb #ab984c2a
 def load_image(

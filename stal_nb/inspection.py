@@ -133,6 +133,7 @@ class DataCheck:
     images: Tensor | None = None  # (C,) int64 images that show it
     ignored: int = 0  # pixels of 255
     blank: list[str] = field(default_factory=list)  # ids of images whose label is 255 everywhere
+    single: int = 0  # images whose label shows one class alone
     # label files of another size than their image, resized to it by the reader
     resized: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)  # label files without an image
@@ -240,5 +241,6 @@ def _count(check: DataCheck, found: Inspection, dataset: Dataset) -> None:
         check.pixels += classes
         check.images += classes > 0
         check.ignored += int(pixels[IGNORE])
+        check.single += int((classes > 0).sum()) == 1
         if not classes.any():
             check.blank.append(dataset.ids[found.index])
