@@ -20,6 +20,7 @@ from .datasets import kinds
 from .labels import CITYSCAPES, LABEL_SPACES
 from .models import ARCHITECTURES
 from .runtime.errors import ConfigError
+from .runtime.images import check_image_range
 from .selection import CHEAP, COLUMNS, STRATEGIES, UNITS, needs_of
 
 # %% ../nbs/runtime/config.ipynb #e58d56da
@@ -270,11 +271,17 @@ class Config(TrainingConfig):
     data_root: str = ""  # folder of the target data; unused for scenes
     target_split: str = ""  # file that lists the target images to use, one path a line; "" = all
     source: str = bounded("scenes", choices=lambda: kinds("source"))  # where the source images come from
-    source_root: str = ""  # folder of the source data; unused for scenes
+    source_root: str | tuple[str, ...] = ""  # folder of the source data, or several; unused for scenes
     source_split: str = ""  # file that lists the source images to use; "" = `source_images` of them
     source_size: tuple[int, int] | None = bounded(None, minimum=1)  # (height, width) after resizing; None = their own
     source_free: bool = False  # the source is not touched once the source model is trained
     label_space: str = bounded("cityscapes", choices=LABEL_SPACES)  # of a target of the kind "folder"
+    target_labels: str = ""  # of a target folder: its folder of labels, as seen from it; "" = found by its name
+    source_labels: str = ""  # of a source folder
+    label_ending: str = ""  # of both: what follows an image's name in its label's, such as "_mask"; "" = any known one
+    holdout: float = bounded(0.0, minimum=0, below=1)  # share of the target kept for validation where nothing else is
+    # of images of one channel with more than 8 bits: (black, white), "minmax", or "" for 0 to 65535; see `stretch`
+    image_range: tuple[float, float] | str = ""
     image_size: tuple[int, int] = bounded((128, 256), minimum=1)  # (height, width) of scenes, source and target
     source_images: int = 400  # source images used: scenes drawn, or files chosen by the seed; 0 = all files
     target_images: int = bounded(400, minimum=1)  # scenes of the domain `real`; ignored for data on disk
@@ -308,6 +315,10 @@ class Config(TrainingConfig):
         super().__post_init__()
         check_rounds(self)
         check_strategies(self)
+        check_image_range(self.image_range)
+        if self.holdout and self.target_split:
+            raise ConfigError(f"holdout, target_split: found {self.holdout:g} and {self.target_split!r}, expected one "
+                              "of them: a list says already which images are used")
         if unknown := sorted(set(self.exclude) - set(CITYSCAPES.classes)):
             raise ConfigError(f"exclude: found {', '.join(unknown)}, "
                               f"expected names of classes such as {', '.join(CITYSCAPES.classes[:3])}")

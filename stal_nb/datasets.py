@@ -4,10 +4,14 @@
 
 # %% auto #0
 __all__ = ['CACHE', 'KINDS', 'Kind', 'register', 'kinds', 'open_scenes', 'open_folder', 'open_camvid', 'open_given',
-           'open_cityscapes', 'chosen_source', 'in_label_space', 'RunData', 'AcquiredLabels', 'label_part']
+           'open_cityscapes', 'can_be_queried', 'import_kinds', 'chosen_source', 'in_label_space', 'RunData',
+           'AcquiredLabels', 'label_part']
 
 # %% ../nbs/runtime/datasets.ipynb #b797b6a1
+import importlib
 import inspect
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +22,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .annotation import AnnotatorProtocol
-from .data import ImageFolder, Pool, RelabelledDataset, Resized, load_image, read_split, split_pool
+from .combine import Joined, distinct_names, folder_dataset, hold_out, labelled_only
+from .data import Pool, RelabelledDataset, Resized, has_label, load_image, read_split, reader_of, split_pool
+from .folders import look_at
 from .labels import CAMVID, CITYSCAPES, IGNORE, LABEL_SPACES, LabelSpace, Sample
 from .readers import GTA5, CamVid, Cityscapes, Synthia
 from .runtime.errors import ConfigError, DataError, StoreError
@@ -69,14 +75,13 @@ def open_scenes(role: str, root: Path, config: Any) -> Dataset:
 
 
 def open_folder(role: str, root: Path, config: Any) -> Dataset | None:
-    """`images/` and, if it is there, `labels/`; for validation `val_images/` and `val_labels/`, or nothing.
-
-    A folder without `images/` holds the images itself."""
-    images, labels = (root / f"{'val_' if role == 'val' else ''}{part}" for part in ("images", "labels"))
+    """What `look_at` finds in a folder: its part `train`, or all of it, as source and as target; for validation its
+    part `val`, or nothing."""
+    folder = look_at(root, config.source_labels if role == "source" else config.target_labels, config.label_ending)
     space = CITYSCAPES if role == "source" else LABEL_SPACES[config.label_space]
-    if images.is_dir():
-        return ImageFolder(images, labels if labels.is_dir() else None, space)
-    return None if role == "val" else ImageFolder(root, None, space)
+    if role == "val":
+        folder = folder.parts.get("val")
+    return None if folder is None else folder_dataset(folder, space, config.image_range)
 
 
 def open_camvid(role: str, root: Path, config: Any) -> Dataset:
@@ -105,6 +110,37 @@ register("gta5", lambda role, root, config: GTA5(root), roles=("source",))
 register("synthia", lambda role, root, config: Synthia(root), roles=("source",))
 register("folder", open_folder, label_space=None)
 register("given", open_given, label_space=None, on_disk=False)
+
+# %% ../nbs/runtime/datasets.ipynb #5a11c0d1
+def can_be_queried(
+    config: Any,  # a `Config`
+    target: Dataset,
+    index: int,  # of a target image
+) -> bool:
+    "Whether there is an answer to a query: a person has one of every image, the oracle of those with a label."
+    return config.annotator != "oracle" or has_label(target, index)
+
+# %% ../nbs/runtime/datasets.ipynb #5a11c0d2
+def import_kinds(
+    modules: Sequence[str],  # names of modules, or Python files
+) -> None:
+    """Import modules of the user, in which `register` gives kinds of data a name. The folder in which the program was
+    started is looked into, too. Raises `ConfigError` for one that cannot be imported."""
+    for name in modules:
+        file = Path(name) if name.endswith(".py") else None
+        if file is not None and not file.is_file():
+            raise ConfigError(f"--import: found no file {name}, expected a Python file or the name of a module")
+        place = os.getcwd() if file is None else str(file.resolve().parent)
+        if place not in sys.path:
+            sys.path.insert(0, place)
+        try:
+            module = importlib.import_module(name if file is None else file.stem)
+        except Exception as error:  # whatever the module does
+            raise ConfigError(f"--import: found {name}, which cannot be imported ({type(error).__name__}: {error}), "
+                              "expected a module that registers kinds of data") from error
+        if file is not None and Path(module.__file__ or "").resolve() != file.resolve():
+            raise ConfigError(f"--import: found {name}, whose name {file.stem!r} belongs to {module.__file__}, "
+                              "expected a name of its own")
 
 # %% ../nbs/runtime/datasets.ipynb #57f5c127
 def chosen_source(
@@ -154,20 +190,47 @@ class RunData:
     ) -> Dataset | None:
         if role in self.given:
             return self.given[role]
+        dataset = self._on_disk(role)
+        return dataset if dataset is None or role == "target" else labelled_only(dataset)
+
+    def _on_disk(
+        self,
+        role: str,  # "source", "target" or "val"
+    ) -> Dataset | None:
+        "What the configuration names, each image of it."
         name, key = (self.config.source, "source_root") if role == "source" else (self.config.data, "data_root")
         if KINDS[name].on_disk and not getattr(self.config, key):
             flag = "--source-root" if role == "source" else "--root"
             raise ConfigError(f"{key}: found nothing, expected the folder of {name!r} ({flag} on the command line)")
-        return KINDS[name].open(role, Path(getattr(self.config, key)), self.config)
+        roots = getattr(self.config, key)
+        roots = (roots,) if isinstance(roots, str) else roots
+        opened = [KINDS[name].open(role, Path(root), self.config) for root in roots]
+        return opened[0] if len(opened) == 1 else Joined(dict(zip(distinct_names(roots), opened, strict=True)))
+
+    @cached_property
+    def _divided(self) -> tuple[Dataset, Dataset | None, str]:
+        "Target and validation images, and how they were divided, in words."
+        target, val = self._open("target"), self._open("val")
+        if val is not None or not self.config.holdout:
+            return target, val, ""
+        return hold_out(target, self.config.holdout, self.config.seed)
+
+    @property
+    def notes(self) -> list[str]:
+        "What is known of the folders: how they were understood, what has no label, what was passed over. In lines."
+        lines = []
+        for role, dataset in (("source", self.source), ("target", self.target), ("validation", self.val)):
+            lines += [f"{role}: {note}" for note in getattr(reader_of(dataset), "notes", ())]
+        return [*dict.fromkeys(lines), *filter(None, [self._divided[2]])]
 
     @cached_property
     def target(self) -> Dataset:
         "The images that are adapted to. Their labels are for the oracle alone."
-        config, target = self.config, self._open("target")
+        config, target = self.config, self._divided[0]
         if KINDS[config.data].on_disk:
             if config.target_split:
                 target, _ = split_pool(target, read_split(config.target_split, target))
-            if config.annotator == "oracle" and not target.has_labels:
+            if config.annotator == "oracle" and not getattr(target, "has_labels", True):
                 raise ConfigError(f"annotator: found 'oracle' for images without labels ({config.data_root}), expected "
                                   "'person'")
         return target
@@ -175,7 +238,7 @@ class RunData:
     @cached_property
     def val(self) -> Dataset | None:
         "What mIoU is measured on; None for a folder without validation images."
-        val = self._open("val")
+        val = self._divided[1]
         if val is not None and not getattr(val, "has_labels", True):
             raise DataError(f"{self.config.data_root}: found validation images without labels, expected labels to "
                             "measure mIoU with")
@@ -186,9 +249,9 @@ class RunData:
         "Labelled images, in the target's label space; the classes of `exclude` are never seen in it."
         config, source = self.config, self._open("source")
         if KINDS[config.source].on_disk:
-            if not source.has_labels:
-                raise DataError(f"{config.source_root}: found source images without labels, expected a folder labels/ "
-                                "beside images/")
+            if not getattr(source, "has_labels", True):
+                raise DataError(f"{config.source_root}: found source images without labels, expected labels beside the "
+                                "images, see look_at (source_labels states where they are)")
             source = chosen_source(source, config)
         return in_label_space(source, self.label_space, config.exclude)
 

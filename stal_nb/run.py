@@ -35,6 +35,7 @@ FIXED_BY_FORK = (  # settings that finished stages depend on
     "seed", "architecture", "backbone", "output_stride", "multi_grid", "aspp_channels", "aspp_dilations", "separable",
     "aux_head", "embedding_dim", "bank_capacity",
     "data", "target_split", "target_images", "val_images", "label_space",
+    "target_labels", "source_labels", "label_ending", "holdout", "image_range",
     "source", "source_split", "source_size", "source_images", "image_size", "exclude")
 
 # %% ../nbs/13_run.ipynb #fd7952cf

@@ -26,7 +26,7 @@ from .annotation import AnnotatorProtocol, OracleAnnotator
 from .budget import Budget, labelled_ids, region_pixels
 from .config import Config
 from .data import Pool, load_image
-from .datasets import AcquiredLabels, RunData, label_part
+from .datasets import AcquiredLabels, RunData, can_be_queried, label_part
 from .evaluation import evaluate
 from .labels import IGNORE
 from .layout import RunLayout, stage_before
@@ -279,7 +279,10 @@ def query_round(
     target, acquired = run.data.target, run.acquired(number)
     k = run.budget.left(number, unit_of(STRATEGIES[strategy_of(run.config, number)]), acquired)
     labelled = sorted(id for id, regions in acquired.items() if regions is None)
-    pool = [i for i, id in enumerate(target.ids) if acquired.get(id, ()) is not None]
+    pool = [i for i, id in enumerate(target.ids)
+            if acquired.get(id, ()) is not None and can_be_queried(run.config, target, i)]
+    if unit_of(STRATEGIES[strategy_of(run.config, number)]) == "images":
+        k = min(k, len(pool))  # an oracle may have fewer answers than the budget allows
     teacher = run.checkpoints.after(stage_before(number)).teacher.eval()
     scoring = scoring_of(run, number, k, len(pool), acquired)
     # core-set looks at labelled images, too
