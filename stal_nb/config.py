@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEPARTURES', 'SCORED', 'SOURCE_MODEL_STEPS', 'SETTINGS', 'PRESETS', 'PAPER', 'PAPER_BUDGETS', 'bounded', 'fitted',
-           'expected_words', 'check_settings', 'TrainingConfig', 'check_rounds', 'check_strategies', 'check_classes',
-           'Config']
+           'expected_words', 'check_settings', 'TrainingConfig', 'check_rounds', 'check_strategies', 'Config']
 
 # %% ../nbs/runtime/config.ipynb #a1c689f7
 import math
@@ -13,16 +12,15 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
 from numbers import Real
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
-from .classes import class_content, mapping_content, read_mapping
-from .datasets import KINDS, excluded_classes, kinds, source_space, target_space
-from .labels import LABEL_SPACES
+from .datasets import kinds
+from .labels import CITYSCAPES, LABEL_SPACES
 from .models import ARCHITECTURES
 from .runtime.errors import ConfigError
+from .runtime.images import check_image_range
 from .selection import CHEAP, COLUMNS, STRATEGIES, UNITS, needs_of
 
 # %% ../nbs/runtime/config.ipynb #e58d56da
@@ -35,14 +33,11 @@ def bounded(
     below: float | None = None,  # what it must be less than
     choices: Iterable[str] | Callable[[], Iterable[str]] | None = None,  # the values, or a function that lists them
     entries: int | None = None,  # of a list: the least number
-    # of a table: reads it, or the file that is named in its place; raises `ConfigError`
-    content: Callable[[Any], dict] | None = None,
 ) -> Any:  # a field of a dataclass
     "A setting with bounds, which `check_settings` reads."
     bounds = {"minimum": minimum, "above": above, "maximum": maximum, "below": below, "choices": choices,
-              "entries": entries, "content": content}
-    start = {"default_factory": dict} if default == {} else {"default": default}
-    return field(**start, metadata={name: bound for name, bound in bounds.items() if bound is not None})
+              "entries": entries}
+    return field(default=default, metadata={name: bound for name, bound in bounds.items() if bound is not None})
 
 
 def _names(bounds: Mapping[str, Any]) -> tuple[str, ...]:
@@ -83,8 +78,6 @@ def fitted(
         raise ValueError
     if get_origin(kind) is tuple:
         return _fit_tuple(value, get_args(kind), bounds)
-    if "content" in bounds:
-        return bounds["content"](value)
     if kind is str:
         value = os.fspath(value) if isinstance(value, os.PathLike) else value
         fine = isinstance(value, str) and ("choices" not in bounds or value in _names(bounds))
@@ -137,8 +130,6 @@ def check_settings(config: Any) -> None:
         value = getattr(config, one.name)
         try:
             fit = fitted(value, one.type, one.metadata)
-        except ConfigError:  # of a table: it says more
-            raise
         except ValueError:
             expected = expected_words(one.type, one.metadata)
             raise ConfigError(f"{one.name}: found {value!r}, expected {expected}") from None
@@ -269,21 +260,6 @@ def check_strategies(config: Any) -> None:  # a `Config`
         raise ConfigError(f"first_strategy: found {config.first_strategy!r}, expected one that does with one network: "
                           "the first query has no ensemble yet")
 
-# %% ../nbs/runtime/config.ipynb #e3c757dd
-def check_classes(config: Any) -> None:  # a `Config`
-    "Own classes are those of a folder; `mapping` and `exclude` name classes of the source. Raises `ConfigError`."
-    for name, kind in (("classes", config.data), ("source_classes", config.source)):
-        known = KINDS[kind].label_space
-        if getattr(config, name) and known is not None:
-            raise ConfigError(f"{name}: found classes of your own for {kind!r}, which has those of {known.name}, "
-                              "expected the kind 'folder', or none")
-    source, target = source_space(config), target_space(config)
-    later = KINDS[config.source].label_space is None and not config.source_classes and not config.classes
-    if source is not None and not later:
-        excluded_classes(source, config.exclude)
-        if config.mapping and target is not None:
-            read_mapping(config.mapping, source, target)
-
 # %% ../nbs/runtime/config.ipynb #6fc9c3b3
 @dataclass(frozen=True)
 class Config(TrainingConfig):
@@ -295,17 +271,17 @@ class Config(TrainingConfig):
     data_root: str = ""  # folder of the target data; unused for scenes
     target_split: str = ""  # file that lists the target images to use, one path a line; "" = all
     source: str = bounded("scenes", choices=lambda: kinds("source"))  # where the source images come from
-    source_root: str = ""  # folder of the source data; unused for scenes
+    source_root: str | tuple[str, ...] = ""  # folder of the source data, or several; unused for scenes
     source_split: str = ""  # file that lists the source images to use; "" = `source_images` of them
     source_size: tuple[int, int] | None = bounded(None, minimum=1)  # (height, width) after resizing; None = their own
     source_free: bool = False  # the source is not touched once the source model is trained
     label_space: str = bounded("cityscapes", choices=LABEL_SPACES)  # of a target of the kind "folder"
-    # own classes of such a target in place of it: a file `classes.json` or its content, see `read_classes`; {} = none
-    classes: dict = bounded({}, content=partial(class_content, where="classes"))
-    # of a source of the kind "folder"; {} = those of the target
-    source_classes: dict = bounded({}, content=partial(class_content, where="source_classes"))
-    # class of the source -> class of the target, null = ignored: a file or its content; {} = by name
-    mapping: dict = bounded({}, content=mapping_content)
+    target_labels: str = ""  # of a target folder: its folder of labels, as seen from it; "" = found by its name
+    source_labels: str = ""  # of a source folder
+    label_ending: str = ""  # of both: what follows an image's name in its label's, such as "_mask"; "" = any known one
+    holdout: float = bounded(0.0, minimum=0, below=1)  # share of the target kept for validation where nothing else is
+    # of images of one channel with more than 8 bits: (black, white), "minmax", or "" for 0 to 65535; see `stretch`
+    image_range: tuple[float, float] | str = ""
     image_size: tuple[int, int] = bounded((128, 256), minimum=1)  # (height, width) of scenes, source and target
     source_images: int = 400  # source images used: scenes drawn, or files chosen by the seed; 0 = all files
     target_images: int = bounded(400, minimum=1)  # scenes of the domain `real`; ignored for data on disk
@@ -339,7 +315,13 @@ class Config(TrainingConfig):
         super().__post_init__()
         check_rounds(self)
         check_strategies(self)
-        check_classes(self)
+        check_image_range(self.image_range)
+        if self.holdout and self.target_split:
+            raise ConfigError(f"holdout, target_split: found {self.holdout:g} and {self.target_split!r}, expected one "
+                              "of them: a list says already which images are used")
+        if unknown := sorted(set(self.exclude) - set(CITYSCAPES.classes)):
+            raise ConfigError(f"exclude: found {', '.join(unknown)}, "
+                              f"expected names of classes such as {', '.join(CITYSCAPES.classes[:3])}")
         if self.source_free and not self.source_steps:
             raise ConfigError("source_free, source_steps: found a source that is never touched, "
                               "expected source_steps above 0 or source_free false")

@@ -19,10 +19,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from . import stages
-from .class_check import check_teaching, label_shares, labelled_parts
 from .config import Config
 from .data import load_image
-from .datasets import found_classes
 from .layout import split_stage, stage_before
 from .planning import plan_run
 from .runtime.devices import resolve_device
@@ -36,8 +34,9 @@ from .step import TrainingState
 FIXED_BY_FORK = (  # settings that finished stages depend on
     "seed", "architecture", "backbone", "output_stride", "multi_grid", "aspp_channels", "aspp_dilations", "separable",
     "aux_head", "embedding_dim", "bank_capacity",
-    "data", "target_split", "target_images", "val_images", "label_space", "classes",
-    "source", "source_classes", "mapping", "source_split", "source_size", "source_images", "image_size", "exclude")
+    "data", "target_split", "target_images", "val_images", "label_space",
+    "target_labels", "source_labels", "label_ending", "holdout", "image_range",
+    "source", "source_split", "source_size", "source_images", "image_size", "exclude")
 
 # %% ../nbs/13_run.ipynb #fd7952cf
 def check_fork(
@@ -241,7 +240,6 @@ class Run(RunView):
         given = given_datasets(source, target, validation)
         config = replace(config, **{name: "given" for key, name in (("source", "source"), ("target", "data"))
                                     if key in given})
-        config = replace(config, **found_classes(vars(config)))
         exists, foreign = (path / "config.json").exists(), is_foreign(path)
         processes.wait_for_everyone()  # all have looked before one writes
         if exists:
@@ -256,8 +254,6 @@ class Run(RunView):
             raise StoreError(f"run folder {path}: found something that is not a run, expected an empty or new folder")
         run = cls(path, config, given)
         _ = run.budget.totals, run.data.val, run.data.source  # checked before anything is written
-        shares = {name: label_shares(part) for name, part in labelled_parts(run.data).items()}
-        check_teaching(shares, run.data.label_space)
         if processes.is_main_process:
             atomic_write_json(run.layout.config, config.to_dict())
         processes.wait_for_everyone()

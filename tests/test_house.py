@@ -12,9 +12,10 @@ from tools.docs import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = """
-    runtime.errors runtime.files runtime.distributed runtime.ops runtime.devices runtime.signals runtime.images runtime.checkpoints runtime.batchnorm
+    runtime.errors runtime.files runtime.distributed runtime.ops runtime.devices runtime.signals runtime.images runtime.listing
+    runtime.checkpoints runtime.batchnorm
     labels canvas drawing scenes classes label_files data readers augmentation inspection metrics backbones models losses banks contrast mixing
-    uncertainty calibration selection store formats annotation datasets settings config_file
+    uncertainty calibration selection store formats annotation folders combine datasets settings config_file
     config class_check sampling step probe optimisation badsteps traininglog evaluation trainer scoring layout budget planning status stages run
     app.drawing app.pages app.demo app.transfer app.annotator app.uncertainty_explorer app.selection_explorer app.check_page
     app.report app.run_log app.run_folder app.run_view app.run_process app.dashboard_picture app.dashboard app.form cli
