@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['parse_setting', 'parser', 'configured', 'tell', 'check_data', 'describe', 'try_report', 'predict_folder',
-           'status_line', 'run_path', 'work_on', 'main']
+           'status_line', 'measured_line', 'run_path', 'say', 'work_on', 'main']
 
 # %% ../nbs/runtime/cli.ipynb #6069aed5
 import argparse
 import io
 import json
 import os
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,14 +23,16 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from . import planning
+from .class_check import LabelShares, check_teaching, class_words
 from .config import PAPER_BUDGETS, PRESETS, SETTINGS, Config
 from .data import ImageFolder
-from .datasets import RunData, import_kinds
+from .datasets import RunData, found_classes, import_kinds
 from .inspection import check_dataset
 from .models import predict_logits
+from .new_project import new_project
 from .run import Run
 from .runtime.distributed import process_state
-from .runtime.errors import AwaitingLabels, ConfigError, StalError
+from .runtime.errors import AwaitingLabels, ConfigError, LabelError, StalError
 from .runtime.files import atomic_write_bytes
 
 # %% ../nbs/runtime/cli.ipynb #f29797da
@@ -42,12 +45,31 @@ def parse_setting(
         raise ConfigError(f"--set: found {text!r}, expected key=value")
     try:
         return key, json.loads(value)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # no JSON, or a number of thousands of digits, or brackets in brackets
         if "," in value:
             return key, [parse_setting(f"{key}={part}")[1] for part in value.split(",") if part]
         return key, value
 
 # %% ../nbs/runtime/cli.ipynb #6c53dd2d
+def _add_settings(command: argparse.ArgumentParser) -> None:
+    "What describes a configuration."
+    command.add_argument("--preset", default="", help=f"one of {', '.join(PRESETS)}; default demo")
+    command.add_argument("--config", default="", metavar="FILE", help="a TOML file with the settings; see `new`")
+    command.add_argument("--root", default="", help="folder of the target data (unused for scenes)")
+    command.add_argument("--source-root", action="append", default=[], help="folder of the source; may be repeated")
+    command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
+                         help="change a setting; may be repeated")
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    "What describes a run."
+    command.add_argument("--setting", default="ssda", help=f"of the literature: {', '.join(SETTINGS)}")
+    command.add_argument("--budget", default="", help="one of the paper's experiments: "
+                                                      f"{', '.join(PAPER_BUDGETS).replace('%', '%%')}")
+    command.add_argument("--out", default="", help="the run's folder; default runs/PRESET, or runs/NAME of a --config")
+    command.add_argument("--oracle", action="store_true", help="train with all target labels instead: the upper bound")
+
+# %% ../nbs/runtime/cli.ipynb #304570d8
 def parser() -> argparse.ArgumentParser:
     "The command line of stal_nb."
     top = argparse.ArgumentParser(prog="stal_nb",
@@ -58,18 +80,9 @@ def parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check-data", help="read every file of the data sets, count classes, and name what is "
                                                    "broken")
     for command in (run, plan, check):
-        command.add_argument("--preset", default="demo", help=f"one of {', '.join(PRESETS)}")
-        command.add_argument("--root", default="", help="folder of the target data (unused for scenes)")
-        command.add_argument("--source-root", action="append", default=[], help="folder of the source; may be repeated")
-        command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
-                             help="change a setting; may be repeated")
+        _add_settings(command)
     for command in (run, plan):
-        command.add_argument("--setting", default="ssda", help=f"of the literature: {', '.join(SETTINGS)}")
-        command.add_argument("--budget", default="", help="one of the paper's experiments: "
-                                                          f"{', '.join(PAPER_BUDGETS).replace('%', '%%')}")
-        command.add_argument("--out", default="", help="the run's folder; default runs/PRESET")
-        command.add_argument("--oracle", action="store_true",
-                             help="train with all target labels instead: the upper bound")
+        _add_run(command)
     plan.add_argument("--processes", type=int, default=0,
                       help="devices that will share the work; default: those there are")
     check.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read files")
@@ -77,6 +90,10 @@ def parser() -> argparse.ArgumentParser:
                        help="look at so many images of each part, spread over it; default: all")
     check.add_argument("--page", default="", help="also write an HTML page with class histograms and examples to this "
                                                   "file")
+    new = commands.add_parser("new", help="look at folders of images and write stal.toml and classes.json")
+    new.add_argument("root", help="folder of the target images, with or without labels")
+    new.add_argument("--source", default="", help="folder of labelled source images; default: none")
+    new.add_argument("--out", default=".", help="where the files are written; default: here")
     for name, text in (("resume", "continue a stopped run"), ("report", "write report.html of a run"),
                        ("status", "print what a run is doing")):
         commands.add_parser(name, help=text).add_argument("path", help="the run's folder")
@@ -91,11 +108,21 @@ def parser() -> argparse.ArgumentParser:
 
 # %% ../nbs/runtime/cli.ipynb #4cc9133e
 def configured(options: argparse.Namespace) -> Config:
-    "The configuration that a command line describes."
+    "The configuration that a command line describes. Raises `ConfigError`."
     sources = options.source_root
     changes = {"data_root": options.root, "source_root": sources if len(sources) > 1 else "".join(sources)}
+    changes = {name: folder for name, folder in changes.items() if folder}
     changes |= dict(parse_setting(text) for text in options.set)
-    config = Config.preset(options.preset, **changes)
+    if options.config and options.preset:
+        raise ConfigError(f"--preset: found {options.preset!r} beside --config {options.config}, expected one of them: "
+                          "a file names its preset itself")
+    if options.config:
+        config = Config.from_file(options.config, **changes)
+        config = replace(config, **found_classes(vars(config)))
+    else:
+        preset = options.preset or "demo"
+        changes |= found_classes({**PRESETS.get(preset, {}), **changes})
+        config = Config.preset(preset, **changes)
     if getattr(options, "budget", ""):
         if options.budget not in PAPER_BUDGETS:
             raise ConfigError(f"--budget: found {options.budget!r}, expected one of {', '.join(PAPER_BUDGETS)}")
@@ -127,22 +154,33 @@ def check_data(
 ) -> bool:  # whether every file can be used
     """Read the data sets of a configuration, print what is in them, and name every broken file. Raises `DataError`
     if a whole part is missing."""
+    config = replace(config, **found_classes(vars(config)))
     # of files all, not only those that the seed chooses for a run
     everything = {} if config.source == "scenes" else {"source_images": 0}
     whole, data = True, RunData(replace(config, annotator="person", **everything))
     tell(data)
-    parts = {"source": data.source, "target": data.target, "validation": data.val}
+    named = {f"validation {name}" if config.validation else name: val for name, val in data.validation.items()}
+    parts, shares = {"source": data.source, "target": data.target, **(named or {"validation": None})}, {}
     for name, dataset in parts.items():
-        if dataset is None:
+        if not dataset:
             print(f"{name}: none\n")
             continue
         check = check_dataset(dataset, workers=workers, limit=limit or None, bar=bar)
         print(f"{name}: {check}\n")
         whole &= check.ok
+        if check.pixels is not None and (name != "target" or config.annotator == "oracle"):
+            shares[name] = LabelShares(check.total, check.checked, check.pixels, check.ignored, check.blank,
+                                       check.single)
         if page:
             from stal_nb.app.check_page import write_check_page
 
             print(f"page: {write_check_page(dataset, check, Path(page).with_stem(f'{Path(page).stem}-{name}'))}\n")
+    print(class_words(data, shares))
+    try:
+        check_teaching(shares, data.label_space)
+    except LabelError as error:
+        print(f"NOTHING TO LEARN: {error}")
+        return False
     return whole
 
 # %% ../nbs/runtime/cli.ipynb #d4ab2783
@@ -150,13 +188,18 @@ def describe(summary: dict) -> str:
     "The results of a run as a small table of text."
     entries = [entry for entry in (summary["source_only"], *summary["rounds"]) if entry]
     extra = [name for name in ("miou_16", "miou_13") if any(name in entry for entry in entries)]
+    sets = list(next((entry["validation"] for entry in entries if "validation" in entry), {}))
+    widths = {name: max(9, len(name) + 2) for name in sets}
     columns = "".join(f"{name.replace('miou_', 'mIoU '):>9}" for name in extra)
+    columns += "".join(f"{name:>{width}}" for name, width in widths.items())
     lines = [f"{'':<12}{'labelled':>10}{'of target':>11}{'mIoU':>8}{'student':>9}" + columns]
 
     def row(name: str, labelled: int, fraction: float, entry: dict) -> str:
         number = lambda value, width: f"{'–' if value is None else format(value, '.1f'):>{width}}"  # noqa: E731
         scores = number(entry["miou"], 8) + number(entry.get("student", {}).get("miou"), 9)
         further = "".join(number(entry.get(key), 9) for key in extra)
+        of_sets = entry.get("validation", {})
+        further += "".join(number(of_sets.get(name, {}).get("miou"), width) for name, width in widths.items())
         return f"{name:<12}{labelled:>10}{fraction:>11.1%}{scores}{further}"
 
     if summary["source_only"]:
@@ -211,11 +254,33 @@ def status_line(status: dict) -> str:
     left = f", about {planning.duration(status['seconds_left'])} left" if status.get("seconds_left") else ""
     return f"{status['state']}: {place}{left}" + (f" ({status['message']})" if status.get("message") else "")
 
+
+def measured_line(run: Run) -> str:
+    "What the last finished stage was measured at; \"\" before there is any."
+    stages = [stage for stage in run.layout.trained if stage != "source" or run.config.source != "none"]
+    found = run.layout.metrics(stages[-1]) if stages else None
+    if not found or found["miou"] is None:
+        return ""
+    sets = [f"{name} {one['miou']:.1f}" for name, one in found.get("validation", {}).items() if one["miou"] is not None]
+    named = f" ({', '.join(sets)})" if sets else ""
+    return f"{'source only' if stages[-1] == 'source' else stages[-1]}: mIoU {found['miou']:.1f}{named}"
+
 # %% ../nbs/runtime/cli.ipynb #b1cd20d9
-def run_path(options: argparse.Namespace) -> Path:
-    "The run's folder: as it is named, or by the preset."
-    default = f"runs/{getattr(options, 'preset', '')}{'-oracle' * getattr(options, 'oracle', False)}"
+def run_path(
+    options: argparse.Namespace,
+    config: Config | None = None,  # of a command that starts a run
+) -> Path:
+    "The run's folder: as it is named, or by the preset, or by the name in a configuration file."
+    name = config.name if config and getattr(options, "config", "") else getattr(options, "preset", "") or "demo"
+    name = re.sub(r"[^\w.-]+", "-", name).strip(".-") or "run"
+    default = f"runs/{name}{'-oracle' * (getattr(options, 'oracle', False) and not name.endswith('-oracle'))}"
     return Path(getattr(options, "path", "") or getattr(options, "out", "") or default)
+
+# %% ../nbs/runtime/cli.ipynb #617158d6
+def say(config: Config) -> None:
+    "Print what follows from the settings."
+    for note in config.notes:
+        print(f"! {note}")
 
 
 def work_on(
@@ -225,7 +290,7 @@ def work_on(
 ) -> None:
     "What `run`, `resume`, `report`, `status` and `predict` do with a run."
     if options.command == "status":
-        print(status_line(run.status()))
+        print(*filter(None, [status_line(run.status()), measured_line(run)]), sep="\n")
         return
     if options.command == "predict":
         print(f"{predict_folder(run, options.images, options.to)} label files in {options.to}")
@@ -233,6 +298,8 @@ def work_on(
     if options.command != "report":
         if run.stage is None and speaks:
             print(f"{run.path}: this run is complete; choose another --out for a new one.")
+        if run.stage == next(iter(run.products)) and speaks and (words := class_words(run.data)):
+            print(f"{words}\n")
         run.finish()
         if speaks:
             print(describe(run.summary()))
@@ -246,19 +313,26 @@ def main(arguments: list[str] | None = None) -> int:
 
     Several processes (`accelerate launch -m stal_nb run ...`) run the same command; one of them speaks."""
     options = parser().parse_args(arguments)
-    path, speaks = run_path(options), True
+    path, speaks = Path(), True
     try:
         import_kinds(options.imports)
-        if options.command == "check-data":
-            whole = check_data(configured(options), options.workers, options.limit, options.page, not options.no_bar)
-            return 0 if whole else 1
-        if options.command == "plan":
-            run = Run(path, configured(options))
-            tell(run.data)
-            print(planning.words(run.plan(options.processes)))
+        if options.command == "new":
+            print(*new_project(options.root, options.source, options.out, not options.no_bar), sep="\n")
             return 0
-        run = Run.create(configured(options), path) if options.command == "run" else Run.open(path)
+        config = configured(options) if options.command in ("run", "plan", "check-data") else None
+        path = run_path(options, config)
+        if options.command == "check-data":
+            say(config)
+            return 0 if check_data(config, options.workers, options.limit, options.page, not options.no_bar) else 1
+        if options.command == "plan":
+            run = Run(path, config)
+            tell(run.data)
+            print("\n\n".join(filter(None, [class_words(run.data), planning.words(run.plan(options.processes))])))
+            return 0
+        run = Run.create(config, path) if options.command == "run" else Run.open(path)
         speaks = process_state(run.device).is_main_process
+        if speaks and config is not None:
+            say(config)
         run.bar = speaks and not options.no_bar
         if speaks and options.command == "run":
             tell(run.data)

@@ -13,6 +13,7 @@ from pathlib import Path
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from .classes import Coding
 from .data import FileDataset, Pool, files_of, has_label, load_image, load_labels, reader_of
 from .folders import Folder
 from .labels import LabelSpace, Sample
@@ -32,14 +33,15 @@ def folder_dataset(
     folder: Folder,  # of `look_at`, or one of its parts
     label_space: LabelSpace,
     image_range: Range = "",  # of images of one channel with more than 8 bits, see `stretch`
-    background: int | None = None,  # position of what nobody drew; None: images without a label are unlabelled
+    coding: Coding | None = None,  # what own classes look like on disk; its background is what nobody drew
 ) -> FileDataset:
     "The images of a folder with the labels that there are. Raises `DataError` if it has no image."
     if not folder.images:
         raise DataError(f"{folder.root}: found {' and '.join(f'{part}/' for part in folder.parts) or 'no image'}, "
                         "expected train/ with the images to learn from")
     dataset = FileDataset(folder.images, labels_of(folder), label_space, folder_of, partial=True,
-                          image_range=image_range, background=background)
+                          image_range=image_range, coding=coding,
+                          background=None if coding is None else coding.background)
     dataset.root, dataset.unused_labels, dataset.notes = folder.root, folder.unused, folder.notes()
     return dataset
 

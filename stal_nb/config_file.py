@@ -25,8 +25,9 @@ def read_toml(
     path: str | Path,
 ) -> dict[str, Any]:
     "The content of a TOML file. Raises `DataError` if it cannot be read, `ConfigError` if it is not TOML."
+    data = read_bytes(path)
     try:
-        return tomllib.loads(read_bytes(path).decode("utf-8-sig"))
+        return tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise ConfigError(f"{path}: found a file that is not UTF-8 text, expected TOML") from None
     except (ValueError, RecursionError) as error:  # a number of thousands of digits is a ValueError, too

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from .classes import Coding
 from .label_files import id_table, read_labels
 from .labels import CITYSCAPES, IGNORE, LabelSpace, Sample, remap
 from .runtime.errors import ConfigError, DataError, LabelError
@@ -76,6 +77,7 @@ class FileDataset(Dataset):
         channel: int | None = None,  # which of three 16-bit channels holds the ids; see `read_labels`
         # labels of another size than their image are resized to it (nearest); False: they are refused
         fit_labels: bool = False,
+        coding: Coding | None = None,  # in place of a table: what own classes look like on disk, see `read_classes`
         partial: bool = False,  # images without a label stay unlabelled (255); False: they are refused
         image_range: Range = "",  # of images of one channel with more than 8 bits, see `stretch`
         background: int | None = None,  # class that an image without a label shows throughout; None: it is unlabelled
@@ -90,7 +92,7 @@ class FileDataset(Dataset):
         self.images, self.label_space = list(images.values()), label_space
         self.labels = None if labels is None else [labels.get(id) for id in images]
         self.table = id_table(label_space) if table is None else table
-        self.channel, self.fit_labels, self.image_range = channel, fit_labels, image_range
+        self.channel, self.fit_labels, self.coding, self.image_range = channel, fit_labels, coding, image_range
         self.background = None if labels is None else background
         self.unused_labels = [] if labels is None else [file for id, file in labels.items() if id not in images]
         self.notes: list[str] = []  # what the user should know of the folder, one line each
@@ -128,7 +130,7 @@ class FileDataset(Dataset):
             return torch.full(image_size(self.images[index]), value, dtype=torch.int64)
         if callable(label):
             return torch.as_tensor(label()).long()
-        labels = read_labels(label, self.label_space, self.table, self.channel)
+        labels = read_labels(label, self.label_space, self.table, self.channel, self.coding)
         return resize_labels(labels, image_size(self.images[index])) if self.fit_labels else labels
 
     def __getitem__(self, index: int) -> Sample:
@@ -168,6 +170,7 @@ class ImageFolder(FileDataset):
         # (256,) int64, what ids on disk mean; default: class positions and 255 (see `id_table`)
         table: Tensor | None = None,
         group: Callable[[str], str] | None = None,  # id -> group; default: the sub-folder, "" at the top
+        coding: Coding | None = None,  # in place of a table: what own classes look like on disk, see `read_classes`
         partial: bool = False,  # images without a label stay unlabelled; False: they are refused
         image_range: Range = "",  # of images of one channel with more than 8 bits, see `stretch`
     ):
@@ -181,7 +184,7 @@ class ImageFolder(FileDataset):
         skipped: list[Skipped] = []
         images = find_files(root, without=labels, skipped=skipped)
         super().__init__(images, None if labels is None else find_files(labels, (".png",)), label_space,
-                         group or folder_of, table, partial=partial, image_range=image_range)
+                         group or folder_of, table, coding=coding, partial=partial, image_range=image_range)
         self.notes = words_of_skipped(skipped, self.root)
 
 # %% ../nbs/02_data.ipynb #ab984c2a

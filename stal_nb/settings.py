@@ -27,10 +27,12 @@ def bounded(
     below: float | None = None,  # what it must be less than
     choices: Iterable[str] | Callable[[], Iterable[str]] | None = None,  # the values, or a function that lists them
     entries: int | None = None,  # of a list: the least number
+    # of a table: reads it, or the file that is named in its place; raises `ConfigError`
+    content: Callable[[Any], dict] | None = None,
 ) -> Any:  # a field of a dataclass
     "A setting with bounds, which `check_settings` reads."
     bounds = {"minimum": minimum, "above": above, "maximum": maximum, "below": below, "choices": choices,
-              "entries": entries}
+              "entries": entries, "content": content}
     options = {"default_factory": default.copy, "hash": False} if isinstance(default, dict) else {"default": default}
     return field(**options, metadata={name: bound for name, bound in bounds.items() if bound is not None})
 
@@ -73,7 +75,7 @@ def _fit_dict(value: Any, parts: tuple) -> dict:
     name, entry = parts or (str, None)
     return {fitted(key, name, {}): one if entry is None else fitted(one, entry, {}) for key, one in value.items()}
 
-
+# %% ../nbs/runtime/settings.ipynb #977b290f
 def fitted(
     value: Any,
     kind: Any,  # a type: bool, int, float, str, a tuple or a dict of these, or a union
@@ -87,6 +89,8 @@ def fitted(
         raise ValueError
     if get_origin(kind) is tuple:
         return _fit_tuple(value, get_args(kind), bounds)
+    if "content" in bounds:
+        return bounds["content"](value)
     if dict in (kind, get_origin(kind)):
         return _fit_dict(value, get_args(kind))
     if kind is str:
@@ -153,6 +157,9 @@ def check_settings(config: Any) -> None:
         value = getattr(config, one.name)
         try:
             fit = fitted(value, one.type, one.metadata)
+        except ConfigError as error:  # of a table: it says more
+            words = str(error) if str(error).startswith(one.name) else f"{one.name}: {error}"
+            raise ConfigError(words if len(words) < 2000 else f"{words[:1000]} ... {words[-900:]}") from None
         except ValueError:
             expected = expected_words(one.type, one.metadata)
             raise ConfigError(f"{one.name}: found {shown(value)}, expected {expected}") from None
