@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['MOST_FILES', 'NAME_LISTS', 'COLOUR_LISTS', 'MOST_CODES', 'RARE', 'SEEN_PIXELS', 'Line', 'Seen', 'see',
-           'validation_beside', 'stated_names', 'ignored_codes', 'classes_of', 'class_files', 'sizes_of', 'budgets_of',
-           'place_of', 'toml_text', 'data_lines', 'round_lines', 'validation_lines', 'seen_words', 'duplicate_words',
-           'free_place', 'next_words', 'new_project']
+           'validation_beside', 'stated_names', 'ignored_codes', 'slips', 'classes_of', 'class_files', 'sizes_of',
+           'budgets_of', 'place_of', 'toml_text', 'data_lines', 'round_lines', 'validation_lines', 'seen_words',
+           'duplicate_words', 'free_place', 'next_words', 'new_project']
 
 # %% ../nbs/runtime/new_project.ipynb #96b72950
-import csv
 import json
 import math
 import os
@@ -117,7 +116,7 @@ def stated_names(
 
 # %% ../nbs/runtime/new_project.ipynb #362d0bc6
 MOST_CODES = 255  # classes
-RARE = 1e-4  # of the pixels: where there are many codes, fewer than this are the marks of a smoothed edge
+RARE = 1e-4  # of the pixels: fewer than this, in one file alone, are slips of the pen
 
 
 def ignored_codes(
@@ -129,55 +128,72 @@ def ignored_codes(
     return [255] if small else []
 
 
+def slips(
+    seen: Mapping[str, Codes],  # "target", "source", "validation" -> what its labels hold
+) -> list[Code]:
+    "Codes of next to no pixels in one file of many: nothing could be learnt of them."
+    every = {code for codes in seen.values() for code in codes.pixels}
+    rare = {code for code in every
+            if all(not codes.pixels[code] or codes.share(code) < RARE and codes.files[code] == 1 and codes.count > 4
+                   for codes in seen.values())}
+    return sorted(rare, key=_order) if len(every - rare) > 1 else []
+
+
+def _order(code: Code) -> tuple:
+    "Values first."
+    return isinstance(code, tuple), code
+
+# %% ../nbs/runtime/new_project.ipynb #7bd5f345
+def _entry(code: Code, name: str, palette: Mapping[int, Code], comment: str) -> dict[str, Any]:
+    "A class of classes.json."
+    if isinstance(code, tuple):
+        return {"name": name or "colour {} {} {}".format(*code), "colour": list(code), "comment": comment}
+    shown = {"colour": list(palette[code])} if code in palette else {}
+    return {"name": name or f"value {code}", "value": code, **shown, "comment": comment}
+
+
 def classes_of(
-    seen: Mapping[str, Codes],  # "target", "source" -> what its labels hold; of one kind
+    seen: Mapping[str, Codes],  # "target", "source", "validation" -> what its labels hold; of one kind
     names: Mapping[Code, str],  # of `stated_names`
 ) -> dict[str, Any]:  # the content of classes.json
     "A class for each value or colour, with how often it occurs as a comment. Raises `DataError` if there are too many."
-    every = sorted({code for codes in seen.values() for code in codes.pixels},
-                   key=lambda code: (isinstance(code, tuple), code))
-    if len(every) > 64:
-        every = [code for code in every if max(codes.share(code) for codes in seen.values()) >= RARE]
-    ignore = [code for code in every if code in ignored_codes(every)]
-    palette = next((codes.palette for codes in seen.values() if codes.palette), {})
-    if not 1 < len(every) - len(ignore) <= MOST_CODES:
+    every = sorted({code for codes in seen.values() for code in codes.pixels}, key=_order)
+    left_out = slips(seen)
+    kept = [code for code in every if code not in left_out]
+    ignore = [*ignored_codes(kept), *left_out]
+    kept = [code for code in kept if code not in ignore]
+    if not 1 < len(kept) <= MOST_CODES:
         raise DataError(f"labels: found {len(every):,} values or colours, expected 2 to {MOST_CODES}. Were they saved "
                         "as JPEG, or scaled with smoothing?")
-    if len({palette.get(code) for code in every}) < len(every):
+    palette = next((codes.palette for codes in seen.values() if codes.palette), {})
+    if len({palette.get(code) for code in kept}) < len(kept):
         palette = {}  # two classes would have one colour
-    entries = []
-    for code in every:
-        if code not in ignore:
-            plain = f"value {code}" if isinstance(code, int) else "colour {} {} {}".format(*code)
-            entry: dict[str, Any] = {"name": names.get(code, plain)}
-            entry |= {"value": code} if isinstance(code, int) else {"colour": list(code)}
-            entry |= {"colour": list(palette[code])} if code in palette else {}
-            shares = [f"{name}: {codes.words(code)}" for name, codes in seen.items() if codes.pixels[code]]
-            entries.append({**entry, "comment": "; ".join(shares)})
+    words = {code: "; ".join(f"{name}: {codes.words(code)}" for name, codes in seen.items() if codes.pixels[code])
+             for code in kept}
     return {"comment": "Give the classes their names. A class may have several values or colours: [1, 2]. "
                        "What stands in ignore is no class; background names the class of pixels that nobody drew.",
-            "classes": entries, "ignore": [code if isinstance(code, int) else list(code) for code in ignore],
-            "background": None}
+            "classes": [_entry(code, names.get(code, ""), palette, words[code]) for code in kept],
+            "ignore": [code if isinstance(code, int) else list(code) for code in ignore], "background": None}
 
 # %% ../nbs/runtime/new_project.ipynb #76346b5f
 def class_files(
     target: Seen,
     source: Seen | None,
-    validation: Codes | None = None,  # of labels beside the target, which may have none itself
+    validation: Codes | None = None,  # of labels beside the target
 ) -> dict[str, dict[str, Any]]:  # "classes", "source_classes" -> content; a folder with a classes.json needs none
     "What is to be written of classes. Raises `DataError` if no folder has labels or a list of classes."
-    own = target.codes or validation
     both = {"target": target} | ({"source": source} if source else {})
     given = {name: (seen.root / CLASS_FILE).is_file() for name, seen in both.items()}
-    if given["target"] or own is None and (source is None or given["source"] or source.codes is None):
+    parts = {name: codes for name, codes in (("target", target.codes), ("validation", validation)) if codes}
+    learnt = source.codes if source and not given["source"] else None
+    if given["target"] or not parts and learnt is None:
         return {}
     names = stated_names(target.root, target.root.parent, *([source.root] if source else []))
-    parts = {"target": own} if own else {}
-    if source is None or source.codes is None or given["source"]:
+    if learnt is None:
         return {"classes": classes_of(parts, names)}
-    if own is None or own.kind == source.codes.kind:
-        return {"classes": classes_of({**parts, "source": source.codes}, names)}
-    return {"classes": classes_of(parts, names), "source_classes": classes_of({"source": source.codes}, names)}
+    if all(codes.kind == learnt.kind for codes in parts.values()):
+        return {"classes": classes_of({**parts, "source": learnt}, names)}
+    return {"classes": classes_of(parts, names), "source_classes": classes_of({"source": learnt}, names)}
 
 # %% ../nbs/runtime/new_project.ipynb #eefba5b8
 SEEN_PIXELS = 320 * 480  # of an image as the network sees it
@@ -352,6 +368,9 @@ def next_words(file: Path, files: Mapping[str, Any], target: Seen) -> list[str]:
     if "classes" in files:
         names = [entry["name"] for entry in files["classes"]["classes"]]
         listed = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
+        if odd := [code for code in files["classes"]["ignore"] if code != 255]:
+            lines.append(f"{len(odd)} codes of a few pixels in one file are ignored as slips of the pen: {odd[:8]}; if "
+                         "they are classes, take them out of ignore")
         lines.append(f"Give the {len(names)} classes their names in {file.with_name(CLASS_FILE)}: {listed}")
     elif not (target.root / CLASS_FILE).is_file():
         lines.append(f"No labels show which classes there are: write {file.with_name(CLASS_FILE)}, such as "
