@@ -456,6 +456,9 @@ def fit_and_measure(
 def train_source(run: RunParts) -> None:
     """Train on labelled source images alone, and measure how far that goes on the target. Without a source, networks
     and banks are made, and nothing is measured."""
+    if run.config.source == "none":
+        fit_and_measure(run, "source", "networks", run.checkpoints.new(), run.config, 0, source=run.data.source)
+        return
     config = replace(run.config, lambda_u=0.0, lambda_c=0.0, copy_paste_probability=0.0, target_batch=0,
                      unlabelled_batch=0, source_batch=run.config.source_batch + run.config.target_batch)
     fit_and_measure(run, "source", "source only", run.checkpoints.new(), config, config.source_steps,
