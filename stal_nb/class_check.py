@@ -104,7 +104,7 @@ def check_teaching(
                              f"nothing else, in {found.looked:,} label files, expected at least two classes: "
                              f"from one there is nothing to learn. {hint}")
 
-# %% ../nbs/runtime/class_check.ipynb #8f2b2ab2
+# %% ../nbs/runtime/class_check.ipynb #f514267c
 def table_lines(
     shares: Mapping[str, LabelShares],
     space: LabelSpace,
@@ -115,16 +115,16 @@ def table_lines(
     if len(order) > most:
         order = sorted(sorted(order, key=lambda c: -max(found.share(c) for found in shares.values()))[:most])
     width = max(14, *(len(space.classes[c]) for c in order))
-    number = lambda value: f"{f'{value:.2%}' if value else '–':>12}"  # noqa: E731
-    rows = [(space.classes[c], [found.share(c) for found in shares.values()]) for c in order]
-    lines = [f"  {'class':<{width}}" + "".join(f"{name:>12}" for name in shares)]
-    lines += [f"  {name:<{width}}" + "".join(map(number, values)) for name, values in rows]
+    files = [f"{f.looked:,} of {f.total:,}" if f.looked < f.total else f"{f.total:,}" for f in shares.values()]
+    every = [found.ignored / max(1, found.ignored + int(found.pixels.sum())) for found in shares.values()]
+    column = 2 + max(10, *map(len, files), *map(len, shares))
+    row = lambda name, values: f"  {name:<{width}}" + "".join(f"{value:>{column}}" for value in values)  # noqa: E731
+    words = lambda values: [f"{value:.2%}" if value else "–" for value in values]  # noqa: E731
+    lines = [row("class", shares)]
+    lines += [row(space.classes[c], words(found.share(c) for found in shares.values())) for c in order]
     if space.num_classes > most:
         lines.append(f"  … and {space.num_classes - most} further classes")
-    every = [found.ignored / max(1, found.ignored + int(found.pixels.sum())) for found in shares.values()]
-    files = [f"{f.looked:,} of {f.total:,}" if f.looked < f.total else f"{f.total:,}" for f in shares.values()]
-    return [*lines, f"  {'(ignored)':<{width}}" + "".join(map(number, every)),
-            f"  {'label files':<{width}}" + "".join(f"{words:>16}" if " " in words else f"{words:>12}" for words in files)]
+    return [*lines, row("(ignored)", words(every)), row("label files", files)]
 
 # %% ../nbs/runtime/class_check.ipynb #905225f8
 def mapping_lines(data: RunData) -> list[str]:

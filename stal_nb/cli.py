@@ -134,7 +134,8 @@ def check_data(
         print(f"{name}: {check}\n")
         whole &= check.ok
         if check.pixels is not None and (name != "target" or config.annotator == "oracle"):
-            shares[name] = LabelShares(check.total, check.checked, check.pixels, check.ignored, check.blank, check.single)
+            shares[name] = LabelShares(check.total, check.checked, check.pixels, check.ignored, check.blank,
+                                       check.single)
         if page:
             from stal_nb.app.check_page import write_check_page
 
