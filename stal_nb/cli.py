@@ -25,7 +25,7 @@ from . import planning
 from .class_check import LabelShares, check_teaching, class_words
 from .config import PAPER_BUDGETS, PRESETS, SETTINGS, Config
 from .data import ImageFolder
-from .datasets import RunData, found_classes
+from .datasets import KINDS, RunData, found_classes
 from .inspection import check_dataset
 from .models import predict_logits
 from .run import Run
@@ -140,7 +140,8 @@ def check_data(
             from stal_nb.app.check_page import write_check_page
 
             print(f"page: {write_check_page(dataset, check, Path(page).with_stem(f'{Path(page).stem}-{name}'))}\n")
-    print(class_words(data, shares))
+    if words := class_words(data, shares) if KINDS[config.source].on_disk or KINDS[config.data].on_disk else "":
+        print(words)
     try:
         check_teaching(shares, data.label_space)
     except LabelError as error:

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from . import stages
-from .class_check import check_teaching, label_shares, labelled_parts
+from .class_check import check_teaching, part_shares
 from .config import Config
 from .data import load_image
 from .datasets import found_classes
@@ -256,8 +256,7 @@ class Run(RunView):
             raise StoreError(f"run folder {path}: found something that is not a run, expected an empty or new folder")
         run = cls(path, config, given)
         _ = run.budget.totals, run.data.val, run.data.source  # checked before anything is written
-        shares = {name: label_shares(part) for name, part in labelled_parts(run.data).items()}
-        check_teaching(shares, run.data.label_space)
+        check_teaching(part_shares(run.data), run.data.label_space)
         if processes.is_main_process:
             atomic_write_json(run.layout.config, config.to_dict())
         processes.wait_for_everyone()

@@ -315,7 +315,9 @@ def test_two_hundred_classes_are_learnt(tmp_path, capsys):
     assert main(command("run", both, both, tmp_path / "run", classes=str(tmp_path / "classes.json"), source_steps=1, round_steps=[1], lambda_c=1.0)) == 0
     said = capsys.readouterr().out
     assert "200 classes (setting classes)" in said and "… and 160 further classes" in said and "low_rank" not in said
-    assert len(set(looked(tmp_path / "run")["colours"])) == 200
+    run = Run.open(tmp_path / "run")
+    assert len(run.summary()["rounds"][0]["iou"]) == len(set(run.data.label_space.palette)) == 200
+    assert "species 199" in (run.path / "report.html").read_text()
 
 
 def test_a_source_folder_has_the_classes_of_the_target(tmp_path):
