@@ -158,7 +158,7 @@ def _colour_keys(colours: np.ndarray) -> np.ndarray:
     "(..., 3) uint8 -> (...) one number for each colour."
     return colours.astype(np.uint32) @ np.array([65536, 256, 1], np.uint32)
 
-# %% ../nbs/runtime/classes.ipynb #7b586a69
+# %% ../nbs/runtime/classes.ipynb #63503a1d
 @dataclass(frozen=True, eq=False)
 class Coding:
     "What the values and colours of label files mean. Made by `read_classes`."
@@ -168,6 +168,7 @@ class Coding:
     colours: Mapping[Colour, int]  # position of each colour, 255 = ignore
     background: int | None = None  # position of the class of pixels that nobody drew; None: they are ignored
     numbered: bool = True  # the file states values; False: values are positions
+    others: bool = False  # what is neither a class nor ignored is ignored, too, in place of refused
 
     @property
     def undrawn(self) -> int:
@@ -204,17 +205,19 @@ class Coding:
         words = [f"{list(code) if colours else code} ({names[k]})" for code, k in table.items()]
         return ", ".join(words[:12]) + (f" and {len(words) - 12} more" if len(words) > 12 else "")
 
-# %% ../nbs/runtime/classes.ipynb #fc054a73
+# %% ../nbs/runtime/classes.ipynb #3bdc9ad2
 def checked_positions(
     positions: np.ndarray,  # of `Coding`
     codes: np.ndarray,  # what was looked up: values (...), or colours (..., 3)
     coding: Coding,
     where: str,  # the file, for the message
-) -> np.ndarray:  # `positions`
+) -> np.ndarray:  # `positions`, where unknown ones are ignored if the coding says so
     "Raises `LabelError` if a value or colour is unknown."
     unknown = positions < 0
     if not unknown.any():
         return positions
+    if coding.others:
+        return np.where(unknown, IGNORE, positions)
     colours = codes.ndim > positions.ndim
     found, pixels = np.unique(codes[unknown], axis=0 if colours else None, return_counts=True)
     most = np.argsort(-pixels, kind="stable")[:5]
@@ -254,7 +257,7 @@ def _positions(codes: list[tuple[Any, int]], entries: list[ClassEntry], kind: st
         found[code] = position
     return found
 
-# %% ../nbs/runtime/classes.ipynb #430acaf1
+# %% ../nbs/runtime/classes.ipynb #0266695c
 def _entries(content: Mapping, where: str) -> list[ClassEntry]:
     "The classes; values are filled in where none is stated."
     listed = content.get("classes")
@@ -285,11 +288,14 @@ def _background(value: Any, entries: list[ClassEntry], where: str) -> int | None
                  + (" …" if len(entries) > 8 else ""))
 
 
-def _ignored(content: Mapping, entries: list[ClassEntry], where: str) -> list[int | Colour]:
-    "Values and colours that stand for no class; without `ignore` 255, unless a class has it."
+def _ignored(content: Mapping, entries: list[ClassEntry], where: str) -> tuple[list[int | Colour], bool]:
+    "Values and colours that stand for no class, and whether all others do; without `ignore` 255, unless a class has it."
     if "ignore" not in content:
-        return [] if any(IGNORE in entry.values for entry in entries) else [IGNORE]
-    return [] if content["ignore"] is None else _codes(content["ignore"], f"{where}, ignore")
+        return [] if any(IGNORE in entry.values for entry in entries) else [IGNORE], False
+    stated = content["ignore"]
+    listed = list(stated) if isinstance(stated, (list, tuple)) and not _colour(stated) else [stated]
+    codes = [code for code in listed if code is not None and code != "others"]
+    return _codes(codes, f"{where}, ignore"), "others" in listed
 
 # %% ../nbs/runtime/classes.ipynb #fd6ec75d
 class Classes(NamedTuple):
@@ -306,7 +312,7 @@ def _check_values(entries: list[ClassEntry], background: int | None, where: str)
             raise ConfigError(f"{where}, class {k + 1} ({entry.name}): found no value, "
                               "expected one, since other classes have values")
 
-# %% ../nbs/runtime/classes.ipynb #88d982db
+# %% ../nbs/runtime/classes.ipynb #dfad8ecc
 def read_classes(
     source: str | Path | Mapping[str, Any],  # a file, or its content
     where: str = "classes",  # for messages about content
@@ -322,7 +328,8 @@ def read_classes(
     entries = _entries(source, where)
     background = _background(source.get("background"), entries, where)
     _check_values(entries, background, where)
-    codes = [(code, IGNORE) for code in _ignored(source, entries, where)]
+    ignored, others = _ignored(source, entries, where)
+    codes = [(code, IGNORE) for code in ignored]
     codes = [*((v, k) for k, e in enumerate(entries) for v in (*e.values, *e.colours)), *codes]
     values = _positions([c for c in codes if isinstance(c[0], int)], entries, "value", where)
     colours = _positions([c for c in codes if isinstance(c[0], tuple)], entries, "colour", where)
@@ -333,7 +340,7 @@ def read_classes(
     table = np.full(MOST_VALUE + 1, -1, np.int64)
     table[list(values)] = list(values.values())
     numbered = any(isinstance(entry, Mapping) and entry.get("value") is not None for entry in source["classes"])
-    return Classes(space, Coding(space, table, colours, background, numbered))
+    return Classes(space, Coding(space, table, colours, background, numbered, others))
 
 # %% ../nbs/runtime/classes.ipynb #f6c644d2
 def content_of(

@@ -263,6 +263,7 @@ class RunData:
         given: Mapping[str, Dataset] | None = None,  # role -> data set of `Sample` to use instead
     ):
         self.config, self.given = config, dict(given or {})
+        self.shares: dict[str, Any] | None = None  # of each class in the labels, once `class_check` has counted them
         space = self.given["target"].label_space if "target" in self.given else target_space(config)
         self.label_space: LabelSpace = space or LABEL_SPACES[config.label_space]
 

@@ -18,8 +18,10 @@ import numpy as np
 from .drawing import class_colours
 from .report import headline
 from .run_folder import RunFolder, saved_step
-from ..labels import CITYSCAPES, LABEL_SPACES, LabelSpace
+from ..classes import distinct_colours, read_classes
+from ..labels import LABEL_SPACES, LabelSpace
 from ..layout import RunLayout
+from ..runtime.errors import StalError
 
 # %% ../../nbs/app/run_view.ipynb #a556d590
 PAPER = {  # mIoU as published: DeepLab v3+ with ResNet-101, trained on the full data; labelled images -> percent
@@ -142,15 +144,23 @@ def planned_labels(config: dict) -> list[int]:
     return [int(b) for b in config.get("budgets", ()) if whole and not (isinstance(b, float) and b <= 1)]
 
 # %% ../../nbs/app/run_view.ipynb #edd99142
-def _space_of(classes: Sequence[str]) -> LabelSpace:
-    "The label space that has these classes."
-    return next((space for space in LABEL_SPACES.values() if set(classes) <= set(space.classes)), CITYSCAPES)
+def _space_of(
+    config: dict,  # of a run
+    classes: Sequence[str],  # as they are logged
+) -> LabelSpace:
+    "The run's own classes, else the built-in label space that has these, else these with colours of ours."
+    with suppress(StalError):
+        if config.get("classes"):
+            return read_classes(config["classes"]).label_space
+    named = LABEL_SPACES.get(config.get("label_space")), *LABEL_SPACES.values()
+    built_in = next((space for space in named if space and set(classes) <= set(space.classes)), None)
+    return built_in or LabelSpace("own classes", tuple(classes), tuple(distinct_colours(len(classes))))
 
 
 def classes_of(folder: RunFolder) -> dict:  # classes, colours, sampling, bank, capacity: lists of one length
     "What is logged of each class."
     classes, newest, capacity = folder.classes, folder.newest, folder.config.get("bank_capacity", 0)
-    colours = class_colours(_space_of(classes))
+    colours = class_colours(_space_of(folder.config, classes))
     return {"classes": classes, "colours": [colours.get(name, "#888") for name in classes],
             "sampling": [newest.get(f"sampling/{name}") for name in classes],
             "bank": [newest.get(f"bank/{name}") for name in classes],
