@@ -15,7 +15,7 @@ ORDER = """
     runtime.errors runtime.files runtime.distributed runtime.ops runtime.devices runtime.signals runtime.images runtime.listing
     runtime.checkpoints runtime.batchnorm
     labels canvas drawing scenes label_files data readers augmentation inspection metrics backbones models losses banks contrast mixing
-    uncertainty calibration selection store formats annotation folders combine datasets
+    uncertainty calibration selection store formats annotation foldernames folders combine datasets
     config sampling step probe optimisation badsteps traininglog evaluation trainer scoring layout budget planning status stages run
     app.drawing app.pages app.demo app.transfer app.annotator app.uncertainty_explorer app.selection_explorer app.check_page
     app.report app.run_log app.run_folder app.run_view app.run_process app.dashboard_picture app.dashboard app.form cli
