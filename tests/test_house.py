@@ -13,7 +13,8 @@ from tools.docs import notebooks
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = """
     runtime.errors runtime.files runtime.distributed runtime.ops runtime.devices runtime.signals runtime.images runtime.checkpoints runtime.batchnorm
-    labels canvas drawing scenes label_files data readers augmentation inspection metrics backbones models losses banks contrast mixing
+    labels masks annotation_formats annotation_files canvas drawing scenes label_files data readers augmentation inspection metrics
+    backbones models losses banks contrast mixing
     uncertainty calibration selection store formats annotation datasets
     config sampling step probe optimisation badsteps traininglog evaluation trainer scoring layout budget planning status stages run
     app.drawing app.pages app.demo app.transfer app.annotator app.uncertainty_explorer app.selection_explorer app.check_page
