@@ -17,6 +17,7 @@ ORDER = """
     backbones models losses banks contrast mixing
     uncertainty calibration selection store formats annotation datasets
     config sampling step probe optimisation badsteps traininglog evaluation trainer scoring layout budget planning status stages run
+    prediction exchange onnx_export
     app.drawing app.pages app.demo app.transfer app.annotator app.uncertainty_explorer app.selection_explorer app.check_page
     app.report app.run_log app.run_folder app.run_view app.run_process app.dashboard_picture app.dashboard app.form cli
 """.split()
