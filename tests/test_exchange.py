@@ -93,7 +93,8 @@ def studio(folder):
     size = {"original_width": 30, "original_height": 20, "image_rotation": 0}
     outline = {"points": [[x / 0.30, y / 0.20] for x, y in pairs(SQUARE)], "polygonlabels": ["smoke"]}
     brush = {"format": "rle", "rle": studio_bits(expected() == 2), "brushlabels": ["fire"]}
-    result = [{"type": "polygonlabels", "value": outline, **size}, {"type": "brushlabels", "value": brush, **size}, {"type": "choices", "value": {"choices": ["x"]}}]
+    result = [{"type": "polygonlabels", "value": outline, **size}, {"type": "brushlabels", "value": brush, **size},
+              {"type": "choices", "value": {"choices": ["x"]}}]
     content = [{"id": 3, "data": {"image": "/data/upload/1/2fa8d3b1-cam1%2Fa.jpg"}, "annotations": [{"result": result}, {"result": [], "was_cancelled": True}]},
                {"id": 4, "data": {"image": "/data/local-files/?d=b.jpg"}, "annotations": []}]
     content[0]["data"]["image"] = "/data/local-files/?d=work%5Ccam1%5Ca.jpg"
