@@ -171,7 +171,7 @@ def match_frames(
     for frame in frames:
         id = pictures.find(frame)
         if id is None:
-            unmatched.append(frame.names[0])
+            unmatched.append(min(frame.names, key=len))
         elif id in found:
             raise LabelError(f"{frame.where}: found image {id!r} a second time, after {found[id].where}, "
                              "expected each image once")
@@ -185,12 +185,12 @@ def match_frames(
 
 # %% ../nbs/runtime/annotation_files.ipynb #66f810a0
 def read_annotations(
-    path: str | Path,  # a file of one of the `FORMATS`, or a folder of them
+    path: str | Path | Sequence[Path],  # a file of one of the `FORMATS`, a folder of them, or a list
     sizes: Mapping[str, tuple[int, int]],  # image id -> (H, W); asked only for images that the files speak of
     label_space: LabelSpace,
     background: int | None = None,  # position of what nobody has drawn; None: it is 255
     names: Mapping[str, str] | None = None,  # name in the files -> a class, or "ignore"
-    kind: str | None = None,  # one of `FORMATS`; None = each file says it
+    kind: str | None = None,  # "coco", "labelme", "cvat" or "label-studio"; None = each file says it
 ) -> Annotations:
     """Label maps of the images that annotation files speak of.
 
@@ -198,7 +198,7 @@ def read_annotations(
     image twice, and names that may be several images."""
     frames, others = read_frames(path, kind)
     positions = class_positions(frames, label_space, names, background)
-    found, unmatched = match_frames(frames, sizes, path)
+    found, unmatched = match_frames(frames, sizes, path if isinstance(path, (str, Path)) else frames[0].where)
     labels, empty, left_out = {}, [], Counter()
     for id in (id for id in sizes if id in found):
         frame = found[id]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['parse_setting', 'parser', 'configured', 'check_data', 'describe', 'try_report', 'bring_out', 'status_line',
-           'run_path', 'say_uncounted', 'work_on', 'go_on', 'main']
+           'run_path', 'say_uncounted', 'go_on', 'work_on', 'main']
 
 # %% ../nbs/runtime/cli.ipynb #6069aed5
 import argparse
@@ -232,7 +232,7 @@ def run_path(options: argparse.Namespace) -> Path:
     default = f"runs/{getattr(options, 'preset', '')}{'-oracle' * getattr(options, 'oracle', False)}"
     return Path(getattr(options, "path", "") or getattr(options, "out", "") or default)
 
-
+# %% ../nbs/runtime/cli.ipynb #5ab1c0e1
 def say_uncounted(run: Run) -> None:
     "Name files in `labels/` that are not counted. Without its images a run cannot tell, and says nothing."
     with suppress(StalError):
@@ -240,6 +240,20 @@ def say_uncounted(run: Run) -> None:
             print(words)
 
 
+def go_on(run: Run, options: argparse.Namespace, speaks: bool) -> None:
+    "What `run`, `resume` and `report` do."
+    if options.command != "report":
+        if speaks:
+            say_uncounted(run)
+        if run.stage is None and speaks:
+            print(f"{run.path}: this run is complete; choose another --out for a new one.")
+        run.finish()
+        if speaks:
+            print(describe(run.summary()))
+    if speaks:
+        try_report(run)
+
+# %% ../nbs/runtime/cli.ipynb #5ab1c0e3
 def work_on(
     run: Run,
     options: argparse.Namespace,
@@ -263,20 +277,6 @@ def work_on(
     else:
         go_on(run, options, speaks)
     return 0
-
-
-def go_on(run: Run, options: argparse.Namespace, speaks: bool) -> None:
-    "What `run`, `resume` and `report` do."
-    if options.command != "report":
-        if speaks:
-            say_uncounted(run)
-        if run.stage is None and speaks:
-            print(f"{run.path}: this run is complete; choose another --out for a new one.")
-        run.finish()
-        if speaks:
-            print(describe(run.summary()))
-    if speaks:
-        try_report(run)
 
 # %% ../nbs/runtime/cli.ipynb #fb96b5a9
 def main(arguments: list[str] | None = None) -> int:
