@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from .classes import class_content
 from .data import load_labels
-from .datasets import CLASS_FILE, KINDS, RunData, source_space
+from .datasets import CLASS_FILE, KINDS, OWN, RunData, source_space
 from .labels import IGNORE, LabelSpace
 from .losses import fitting_ranks
 from .runtime.errors import LabelError
@@ -74,7 +74,7 @@ def _names(names: list[str], most: int = 8) -> str:
 
 def labelled_parts(
     data: RunData,
-) -> dict[str, Dataset]:  # "source", "target", "validation"
+) -> dict[str, Dataset]:  # "source", "target", "validation", or "val NAME" for each set with a name
     "The parts of a run whose label files will be used."
     config, parts = data.config, {}
     uses_source = config.source_steps > 0 or config.source_batch > 0
@@ -83,7 +83,7 @@ def labelled_parts(
     if KINDS[config.data].on_disk:
         if config.annotator == "oracle":
             parts["target"] = data.target
-        parts["validation"] = data.val
+        parts |= {name if name == OWN else f"val {name}": val for name, val in data.validation.items()}
     return {name: part for name, part in parts.items() if part is not None and getattr(part, "has_labels", True)}
 
 
