@@ -4,20 +4,22 @@
 
 # %% auto #0
 __all__ = ['MOST_FILES', 'NAME_LISTS', 'COLOUR_LISTS', 'MOST_CODES', 'RARE', 'SEEN_PIXELS', 'Line', 'PLAIN', 'Seen', 'see',
-           'validation_beside', 'stated_names', 'ignored_codes', 'slips', 'classes_of', 'class_files', 'sizes_of',
-           'budgets_of', 'place_of', 'toml_text', 'data_lines', 'round_lines', 'validation_lines', 'seen_words',
-           'duplicate_words', 'name_of', 'free_place', 'next_words', 'new_project']
+           'validation_beside', 'stated_names', 'ignored_codes', 'slips', 'classes_of', 'classes_drawn', 'class_files',
+           'sizes_of', 'budgets_of', 'place_of', 'toml_text', 'data_lines', 'round_lines', 'validation_lines',
+           'seen_words', 'duplicate_words', 'name_of', 'free_place', 'next_words', 'new_project']
 
 # %% ../nbs/runtime/new_project.ipynb #96b72950
 import json
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .annotation_formats import read_frames
 from .config import Config
 from .datasets import CLASS_FILE
 from .folders import PARTS, Folder, look_at
@@ -36,7 +38,9 @@ class Seen:
     root: Path
     folder: Folder
     images: Images
-    codes: Codes | None  # of its labels; None = there are none
+    codes: Codes | None  # of its label pictures; None = there are none
+    drawn: Counter  # name of a class -> outlines of it in annotation files
+    frames: int = 0  # images that annotation files show outlines of
 
     @property
     def size(self) -> tuple[int, int]:
@@ -46,7 +50,7 @@ class Seen:
     @property
     def labelled(self) -> float:
         "The share of the images that have a label."
-        return len(self.folder.labels) / max(1, len(self.folder.images))
+        return max(self.frames, len(self.folder.labels)) / max(1, len(self.folder.images))
 
 
 def see(
@@ -62,7 +66,11 @@ def see(
         raise DataError(f"{root}: found {len(images.broken)} images, none of which can be read: {images.broken[0]}")
     files = list(folder.labels.values())
     codes = count_codes(files[:: max(1, -(-len(files) // MOST_FILES))], bar) if files else None
-    return Seen(Path(root), folder, images, codes)
+    if files or not folder.annotations:
+        return Seen(Path(root), folder, images, codes, Counter())
+    frames, _ = read_frames(list(folder.annotations))
+    drawn = [Counter(shape.name for shape in frame.shapes) for frame in frames]
+    return Seen(Path(root), folder, images, None, sum(drawn, Counter()), sum(map(bool, drawn)))
 
 # %% ../nbs/runtime/new_project.ipynb #df1c48b4
 def validation_beside(
@@ -178,6 +186,17 @@ def classes_of(
             "ignore": [code if isinstance(code, int) else list(code) for code in ignore], "background": None}
 
 # %% ../nbs/runtime/new_project.ipynb #76346b5f
+def classes_drawn(
+    drawn: Mapping[str, int],  # name -> outlines
+) -> dict[str, Any]:  # the content of classes.json
+    "The classes that annotation files name, and one for what nobody drew."
+    other = next((name for name in drawn if name.lower() in ("background", "_background_")), "background")
+    entries = [{"name": name, "comment": f"{drawn[name]:,} outlines"} for name in sorted(drawn) if name != other]
+    return {"comment": "What nobody drew in an annotated image is background. Where it is unknown instead, write "
+                       "null for background below, and draw background where it is seen.",
+            "classes": [{"name": other}, *entries], "background": other}
+
+
 def class_files(
     target: Seen,
     source: Seen | None,
@@ -186,6 +205,9 @@ def class_files(
     "What is to be written of classes. Raises `DataError` if no folder has labels or a list of classes."
     both = {"target": target} | ({"source": source} if source else {})
     given = {name: (seen.root / CLASS_FILE).is_file() for name, seen in both.items()}
+    drawn = target.drawn + (source.drawn if source and not given["source"] else Counter())
+    if drawn and not given["target"] and not any(seen.codes for seen in both.values()):
+        return {"classes": classes_drawn(drawn)}
     parts = {name: codes for name, codes in (("target", target.codes), ("validation", validation)) if codes}
     learnt = source.codes if source and not given["source"] else None
     if given["target"] or not parts and learnt is None:
@@ -379,10 +401,11 @@ def next_words(file: Path, files: Mapping[str, Any], target: Seen) -> list[str]:
     if "classes" in files:
         names = [entry["name"] for entry in files["classes"]["classes"]]
         listed = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
-        if odd := [code for code in files["classes"]["ignore"] if code != 255]:
+        if odd := [code for code in files["classes"].get("ignore", []) if code != 255]:
             lines.append(f"{len(odd)} codes of a few pixels in one file are ignored as slips of the pen: {odd[:8]}; if "
                          "they are classes, take them out of ignore")
-        lines.append(f"Give the {len(names)} classes their names in {file.with_name(CLASS_FILE)}: {listed}")
+        todo = "Look at" if target.drawn else "Give names to"
+        lines.append(f"{todo} the {len(names)} classes in {file.with_name(CLASS_FILE)}: {listed}")
     elif not (target.root / CLASS_FILE).is_file():
         lines.append(f"No labels show which classes there are: write {file.with_name(CLASS_FILE)}, such as "
                      '{"classes": ["background", "smoke", "fire"]}, and classes = "classes.json" into ' + str(file))
@@ -401,7 +424,7 @@ def new_project(
     out = Path(out)
     free_place(out, "stal.toml", CLASS_FILE, f"source_{CLASS_FILE}")
     target, given = see(root, bar), see(source, bar) if source else None
-    if given is not None and given.codes is None and not given.folder.annotations:
+    if given is not None and given.codes is None and not given.drawn:
         raise DataError(f"{source}: found a source without labels, expected labels of its images (leave --source out "
                         "if nothing is labelled)")
     beside = None if "val" in target.folder.parts else validation_beside(root)

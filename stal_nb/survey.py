@@ -116,6 +116,9 @@ def count_codes(
     return found
 
 # %% ../nbs/runtime/survey.ipynb #5a55ff49
+ALIKE = 8  # of the 256 bits of two looks may differ
+
+
 def look_of(
     image: torch.Tensor,  # (3, H, W) float in [0, 1]
 ) -> bytes:  # of 256 bits; b"" for an image without any contrast
@@ -181,9 +184,6 @@ def survey_images(
     return found
 
 # %% ../nbs/runtime/survey.ipynb #08a45696
-ALIKE = 8  # of the 256 bits of two looks may differ
-
-
 def _alike(
     looks: np.ndarray,  # (n, 256) of -1 and 1
     k: int,
