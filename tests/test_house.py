@@ -12,10 +12,13 @@ from tools.docs import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = """
-    runtime.errors runtime.files runtime.distributed runtime.ops runtime.devices runtime.signals runtime.images runtime.checkpoints runtime.batchnorm
-    statistics labels canvas drawing scenes label_files data splits readers augmentation inspection metrics backbones models losses banks contrast mixing
-    uncertainty calibration temperature coverage selection query_check store formats annotation datasets
-    config sampling step probe optimisation badsteps traininglog evaluation trainer scoring features layout budget planning status stages run
+    runtime.errors runtime.files runtime.distributed runtime.ops runtime.devices runtime.signals runtime.images runtime.listing
+    runtime.checkpoints runtime.batchnorm
+    statistics labels masks annotation_formats annotation_files canvas drawing scenes classes label_files data splits readers augmentation inspection
+    metrics backbones models losses banks contrast mixing
+    uncertainty calibration temperature coverage selection query_check store formats annotation foldernames folders combine datasets settings
+    config_file config class_check sampling step probe optimisation badsteps traininglog evaluation trainer scoring features layout budget planning
+    status stages run survey new_project prediction exchange onnx_export
     arms outcomes workers comparison experiments proxy
     app.drawing app.pages app.demo app.transfer app.annotator app.uncertainty_explorer app.selection_explorer app.check_page
     app.report app.experiment_page app.run_log app.run_folder app.run_view app.run_process app.dashboard_picture app.dashboard app.form cli
