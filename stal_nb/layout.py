@@ -88,16 +88,16 @@ class RunLayout:
 
     def query(self, number: int) -> dict:
         "The query of a round. Raises `FileNotFoundError` if there is none yet."
-        return json.loads((self.round_folder(number) / "query.json").read_text())
+        return json.loads((self.round_folder(number) / "query.json").read_text(encoding="utf-8"))
 
     def labelled(self, number: int) -> dict:
         "What was labelled at the end of a round's labelling. Raises `FileNotFoundError` if there is no such file yet."
-        return json.loads((self.round_folder(number) / "labelled.json").read_text())
+        return json.loads((self.round_folder(number) / "labelled.json").read_text(encoding="utf-8"))
 
     def metrics(self, stage: str) -> dict | None:
         "What a trained stage was measured at; None if it is not finished."
         file = self.folder(stage) / "metrics.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
     def queried(
         self,

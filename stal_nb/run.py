@@ -269,7 +269,7 @@ class Run(RunView):
         "Open the run in a folder. Raises `StoreError` if there is none."
         file = Path(path) / "config.json"
         try:
-            values = json.loads(file.read_text())
+            values = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise StoreError(f"run folder {path}: found no config.json, expected a folder made by Run.create") from None
         except (json.JSONDecodeError, UnicodeDecodeError) as error:

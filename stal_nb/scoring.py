@@ -305,7 +305,7 @@ class Scored:
         if not (self.folder / "scores.csv").exists() or not all((self.folder / self.FILES[c]).exists()
                                                                 for c in scoring.columns):
             return False
-        with (self.folder / "scores.csv").open(newline="") as file:
+        with (self.folder / "scores.csv").open(newline="", encoding="utf-8") as file:
             header = next(csv.reader(file), [])
         return not header or set(scoring.measures) <= set(header)
 
@@ -316,14 +316,14 @@ class Scored:
                 for row in self._table("scores.csv")]
 
     def _table(self, name: str) -> Iterator[dict]:
-        with (self.folder / name).open(newline="") as file:
+        with (self.folder / name).open(newline="", encoding="utf-8") as file:
             yield from csv.DictReader(file)
 
     def _vectors(self, name: str, ids: Sequence[str]) -> Tensor | None:
         if not len(ids):
             return None
         missing = {id: k for k, id in enumerate(ids)}  # and where its vector goes
-        with (self.folder / name).open(newline="") as file:
+        with (self.folder / name).open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
             found = torch.empty(len(ids), len(next(reader, [])[1:]))
             for id, *values in reader:
