@@ -8,7 +8,9 @@ __all__ = ['CACHE', 'KINDS', 'Kind', 'register', 'kinds', 'open_scenes', 'open_f
 
 # %% ../nbs/runtime/datasets.ipynb #b797b6a1
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,10 +20,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .annotation import AnnotatorProtocol
-from .data import ImageFolder, Pool, RelabelledDataset, Resized, load_image, read_split, split_pool
+from stal_nb.data import (
+    ImageFolder, Pool, RelabelledDataset, Resized, files_of, load_image, read_split, split_pool,
+)
 from .labels import CAMVID, CITYSCAPES, IGNORE, LABEL_SPACES, LabelSpace, Sample
 from .readers import GTA5, CamVid, Cityscapes, Synthia
+from .pool import FileRecord, PoolRecord, check_ids, without
 from .runtime.errors import ConfigError, DataError, StoreError
+from .runtime.images import image_size
 from .scenes import SceneDataset
 from .store import LabelStore
 
@@ -110,14 +116,18 @@ register("given", open_given, label_space=None, on_disk=False)
 def chosen_source(
     source: Dataset,
     config: Any,  # a `Config`
+    known: Mapping[str, FileRecord] | None = None,  # images that the run has chosen before, by id
 ) -> Dataset:
-    "The images of a source on disk that a configuration uses, in the size that it says."
+    """The images of a source on disk that a configuration uses. A choice stays: images that came later do not change
+    it."""
     if config.source_split:
-        source, _ = split_pool(source, read_split(config.source_split, source))
-    elif 0 < config.source_images < len(source):
+        return split_pool(source, read_split(config.source_split, source))[0]
+    if known:
+        return split_pool(source, [id for id in source.ids if id in known])[0]
+    if 0 < config.source_images < len(source):
         order = torch.randperm(len(source), generator=torch.Generator().manual_seed(config.seed))
-        source = Pool(source, sorted(order[: config.source_images].tolist()))
-    return source if config.source_size is None else Resized(source, config.source_size)
+        return Pool(source, sorted(order[: config.source_images].tolist()))
+    return source
 
 
 def in_label_space(
@@ -143,8 +153,10 @@ class RunData:
         self,
         config: Any,  # a `Config`
         given: Mapping[str, Dataset] | None = None,  # role -> data set of `Sample` to use instead
+        record: PoolRecord | None = None,  # what the run knows of its files; None = nothing, and nothing is left out
     ):
         self.config, self.given = config, dict(given or {})
+        self.record, self._listed, self._pixels = record, {}, {}
         space = KINDS[config.data].label_space or LABEL_SPACES[config.label_space]
         self.label_space: LabelSpace = self.given["target"].label_space if "target" in self.given else space
 
@@ -160,13 +172,76 @@ class RunData:
             raise ConfigError(f"{key}: found nothing, expected the folder of {name!r} ({flag} on the command line)")
         return KINDS[name].open(role, Path(getattr(self.config, key)), self.config)
 
+    def listed(
+        self,
+        role: str,  # "source", "target" or "val"
+    ) -> Dataset | None:
+        "The images that the configuration speaks of, as they lie on disk now: those that are left out included."
+        if role not in self._listed:
+            dataset, config = self._open(role), self.config
+            if role == "target" and KINDS[config.data].on_disk and config.target_split:
+                dataset, _ = split_pool(dataset, read_split(config.target_split, dataset))
+            if role == "source" and KINDS[config.source].on_disk:
+                if not dataset.has_labels:
+                    raise DataError(f"{config.source_root}: found source images without labels, expected a folder "
+                                    "labels/ beside images/")
+                dataset = chosen_source(dataset, config, self._known("source"))
+            self._listed[role] = dataset
+        return self._listed[role]
+
+    def _known(self, role: str) -> dict[str, FileRecord]:
+        "What the run knows of the files of a part."
+        return self.record.of(role) if self.record else {}
+
+    def _usable(self, role: str) -> Dataset | None:
+        "The listed images without those that the run leaves out."
+        dataset, known = self.listed(role), self._known(role)
+        return without(dataset, {id for id, file in known.items() if file.problem}) if known else dataset
+
+    @property
+    def once_known(self) -> list[str]:
+        "The ids of all target images that there are, or that the run has had."
+        return list(dict.fromkeys([*self.target.ids, *self._known("target")]))
+
+    def refresh(self) -> None:
+        "Forget what was opened: files have come or gone."
+        self._listed, self._pixels = {}, {}
+        for name in ("target", "val", "source", "_place"):
+            self.__dict__.pop(name, None)
+
+    def pixels_of(
+        self,
+        id: str,  # of a target image
+    ) -> int:
+        "The size of a target image in pixels, from the head of its file; 0 where that cannot be read."
+        if id not in self._pixels:
+            record = self._known("target").get(id)
+            self._pixels[id] = record.height * record.width if record else 0
+            if not self._pixels[id] and id in self._place:
+                self._pixels[id] = self._measured(self._place[id])
+        return self._pixels[id]
+
+    def _measured(self, index: int) -> int:
+        file, size = files_of(self.target, index)[0], (0, 0)
+        if file is not None:
+            with suppress(DataError):
+                size = image_size(file)
+        elif self.config.data == "scenes" and "target" not in self.given:
+            size = self.config.image_size
+        else:
+            size = load_image(self.target, index).shape[1:]
+        return math.prod(size)
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {id: k for k, id in enumerate(self.target.ids)}
+
     @cached_property
     def target(self) -> Dataset:
         "The images that are adapted to. Their labels are for the oracle alone."
-        config, target = self.config, self._open("target")
+        config, target = self.config, self._usable("target")
+        check_ids(target.ids)
         if KINDS[config.data].on_disk:
-            if config.target_split:
-                target, _ = split_pool(target, read_split(config.target_split, target))
             if config.annotator == "oracle" and not target.has_labels:
                 raise ConfigError(f"annotator: found 'oracle' for images without labels ({config.data_root}), expected "
                                   "'person'")
@@ -175,7 +250,7 @@ class RunData:
     @cached_property
     def val(self) -> Dataset | None:
         "What mIoU is measured on; None for a folder without validation images."
-        val = self._open("val")
+        val = self._usable("val")
         if val is not None and not getattr(val, "has_labels", True):
             raise DataError(f"{self.config.data_root}: found validation images without labels, expected labels to "
                             "measure mIoU with")
@@ -184,12 +259,9 @@ class RunData:
     @cached_property
     def source(self) -> Dataset:
         "Labelled images, in the target's label space; the classes of `exclude` are never seen in it."
-        config, source = self.config, self._open("source")
-        if KINDS[config.source].on_disk:
-            if not source.has_labels:
-                raise DataError(f"{config.source_root}: found source images without labels, expected a folder labels/ "
-                                "beside images/")
-            source = chosen_source(source, config)
+        config, source = self.config, self._usable("source")
+        if KINDS[config.source].on_disk and config.source_size is not None:
+            source = Resized(source, config.source_size)
         return in_label_space(source, self.label_space, config.exclude)
 
 # %% ../nbs/runtime/datasets.ipynb #82599c1a
