@@ -24,7 +24,7 @@ from .pool import PARTS, FileRecord, check_enough, check_ids, check_part
 from .runtime.distributed import process_state
 from .runtime.errors import DataError, StoreError
 from .runtime.files import atomic_write_json, one_form
-from .scoring import forget_scores
+from .scored import forget_scores
 
 # %% ../nbs/runtime/poolstate.ipynb #0d3eded0
 class StageImages(NamedTuple):

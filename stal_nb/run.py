@@ -30,7 +30,6 @@ from .runtime.devices import resolve_device
 from .runtime.distributed import process_state
 from .runtime.errors import ConfigError, StoreError
 from .runtime.files import atomic_write_bytes, atomic_write_json, remove_leftovers
-from .selection import Region
 from .step import TrainingState
 
 # %% ../nbs/13_run.ipynb #f3aad094
