@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['parse_setting', 'parser', 'configured', 'check_data', 'describe', 'try_report', 'predict_folder', 'status_line',
-           'run_path', 'work_on', 'main']
+           'speak_utf8', 'run_path', 'work_on', 'main']
 
 # %% ../nbs/runtime/cli.ipynb #6069aed5
 import argparse
@@ -202,6 +202,16 @@ def status_line(status: dict) -> str:
     left = f", about {planning.duration(status['seconds_left'])} left" if status.get("seconds_left") else ""
     return f"{status['state']}: {place}{left}" + (f" ({status['message']})" if status.get("message") else "")
 
+# %% ../nbs/runtime/cli.ipynb #14368981
+def speak_utf8() -> None:
+    """Let the program start anew in Python's UTF-8 mode where the system has no locale (`LC_ALL=C`): file names would
+    be ASCII there. Signs that a terminal does not have are shown as `?`."""
+    if os.name == "posix" and not sys.flags.utf8_mode and sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
 # %% ../nbs/runtime/cli.ipynb #b1cd20d9
 def run_path(options: argparse.Namespace) -> Path:
     "The run's folder: as it is named, or by the preset."
@@ -236,6 +246,8 @@ def main(arguments: list[str] | None = None) -> int:
     waits for a person's labels, 130 stopped by a signal.
 
     Several processes (`accelerate launch -m stal_nb run ...`) run the same command; one of them speaks."""
+    if arguments is None:
+        speak_utf8()
     options = parser().parse_args(arguments)
     path, speaks = run_path(options), True
     try:

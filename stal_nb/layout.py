@@ -93,14 +93,18 @@ class RunLayout:
     def query(self, number: int) -> dict:
         "The query of a round. Raises `FileNotFoundError` if there is none yet."
         query = json.loads((self.round_folder(number) / "query.json").read_text(encoding="utf-8"))
-        regions = [[one_form(id), *place] for id, *place in query.get("regions", [])]
-        return query | {"ids": [one_form(id) for id in query.get("ids", [])]} | ({"regions": regions} if regions else {})
+        query["ids"] = [one_form(id) for id in query.get("ids", [])]
+        if "regions" in query:
+            query["regions"] = [[one_form(id), *place] for id, *place in query["regions"]]
+        return query
 
     def labelled(self, number: int) -> dict:
         "What was labelled at the end of a round's labelling. Raises `FileNotFoundError` if there is no such file yet."
         record = json.loads((self.round_folder(number) / "labelled.json").read_text(encoding="utf-8"))
-        partial = {one_form(id): pixels for id, pixels in record.get("partial", {}).items()}
-        return record | {"ids": [one_form(id) for id in record.get("ids", [])]} | ({"partial": partial} if partial else {})
+        record["ids"] = [one_form(id) for id in record.get("ids", [])]
+        if "partial" in record:
+            record["partial"] = {one_form(id): pixels for id, pixels in record["partial"].items()}
+        return record
 
     def metrics(self, stage: str) -> dict | None:
         "What a trained stage was measured at; None if it is not finished."

@@ -89,7 +89,7 @@ def fill(
         following[k] = last
     return [wanted[k] for k in following]
 
-
+# %% ../nbs/runtime/poolstate.ipynb #075bf10f
 class InOrder(Pool):
     "The images of a data set in the order of a list; an image that is gone is represented by the next one."
 
@@ -200,7 +200,7 @@ def _parts_needed(run: Any) -> list[str]:
     source_done = run.config.source_free and run.stage != "source"
     return [part for part in PARTS if part != "source" or not source_done]
 
-
+# %% ../nbs/runtime/poolstate.ipynb #7f25bfa4
 def check_files(
     run: Any,  # `RunParts`, locked
 ) -> list[str]:  # what has changed, in words

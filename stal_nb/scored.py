@@ -26,7 +26,7 @@ class Candidates(NamedTuple):
     regions: list[Region]
     scores: Tensor  # (r,) float64
 
-
+# %% ../nbs/runtime/scored.ipynb #84cdbbdc
 class Scored:
     """What a scoring pass left in a folder: `scores.csv`, and `embeddings.csv`, `class_shares.csv`, `regions.csv` as
     far as they were needed."""

@@ -5,11 +5,11 @@ import shutil
 import subprocess
 import sys
 import unicodedata
+from importlib.util import find_spec
 
 import pytest
 import torch
 from PIL import Image
-from tiny import TINY
 
 from stal_nb.cli import main
 from stal_nb.config import Config
@@ -21,7 +21,9 @@ from stal_nb.run import Run
 from stal_nb.runtime.errors import BudgetError, DataError, LabelError, StoreError
 from stal_nb.scenes import SceneDataset
 from stal_nb.stages import awaited_labels
+from tiny import TINY
 
+OF_FOLDERS = pytest.mark.skipif(find_spec("stal_nb.folders") is None, reason="needs the reader of folders")
 SHORT = {**TINY, "source_steps": 1, "round_steps": (2, 1), "budgets": (2, 4), "source_images": 4, "checkpoint_every": 1, "eval_student": False}
 FOLDER = {**SHORT, "data": "folder", "label_space": "cityscapes", "source": "scenes"}
 
@@ -313,6 +315,7 @@ def test_budgets_count_the_real_sizes(tmp_path):
 # -- split lists and labels on disk ----------------------------------------------------------------------------------
 
 
+@OF_FOLDERS
 def test_a_split_is_applied_before_labels_are_asked_for(desk, tmp_path):
     (desk / "labels/img5.png").unlink()
     (tmp_path / "split.txt").write_text("images\\img0.jpg\nimages/img1.jpg\nimg2\n", encoding="utf-8")
@@ -320,6 +323,7 @@ def test_a_split_is_applied_before_labels_are_asked_for(desk, tmp_path):
     assert run.data.target.ids == ["img0", "img1", "img2"]
 
 
+@OF_FOLDERS
 def test_a_person_takes_over_labels_that_some_images_have(desk, tmp_path):
     for k in (0, 2, 3, 4):
         (desk / f"labels/img{k}.png").unlink()
@@ -394,6 +398,7 @@ def test_the_loop_on_a_system_of_another_encoding(tmp_path, encoding):
     assert (tmp_path / "läuft/labels" / f"{run.store.ids()[0]}.png").exists()
 
 
+@OF_FOLDERS
 def test_names_match_in_both_forms_of_unicode(tmp_path):
     "Images from a camera (NFC), labels from a Mac (NFD), a split list from either, and a store that was written with the other form."
     root, apart = camera(tmp_path / "data", NAMES), lambda text: unicodedata.normalize("NFD", text)
