@@ -158,7 +158,7 @@ def _voided(run: Any, new: FileRecord) -> FileRecord:
 def set_labels_aside(
     run: Any,  # `RunParts`
 ) -> list[str]:  # ids
-    "Set the labels aside that belong to images that were replaced; once done it has nothing to do. Raises `StoreError`."
+    "Set the labels aside that belong to images that were replaced. Raises `StoreError`."
     reason = "the image was replaced by another one"
     return [id for id, file in run.data.record.of("target").items()
             if file.void_version and run.store.has(id) and run.store.set_aside(id, reason, up_to=file.void_version)]
