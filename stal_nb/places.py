@@ -28,6 +28,8 @@ def _changed(config: Any, change: Callable[[str, str], str]) -> Any:
         value = getattr(config, key)
         if isinstance(value, dict):
             found[key] = {name: change(f"{key}/{name}", place) for name, place in value.items()}
+        elif isinstance(value, (tuple, list)):
+            found[key] = tuple(change(f"{key}/{number}", place) for number, place in enumerate(value))
         elif value and (key != "weights" or os.path.exists(value)):
             found[key] = change(key, value)
     return replace(config, **{key: value for key, value in found.items() if value != getattr(config, key)})
@@ -43,7 +45,7 @@ def resolved(
 def ways(
     config: Any,  # a `Config` with full paths
     folder: str | Path,  # of the run
-) -> dict[str, str]:  # setting (or setting/name) -> path from the run's folder
+) -> dict[str, str]:  # setting (setting/name, setting/number) -> path from the run's folder
     "How the data are reached from the folder of the run."
     found: dict[str, str] = {}
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['StageImages', 'read_stage_images', 'has_files', 'stage_images', 'fill', 'InOrder', 'in_order', 'places_in',
-           'rows_for', 'set_labels_aside', 'label_file_of', 'adopt_labels', 'check_files']
+           'rows_for', 'set_labels_aside', 'adopt_labels', 'check_files']
 
 # %% ../nbs/runtime/poolstate.ipynb #d10912a2
 import json
@@ -164,13 +164,12 @@ def set_labels_aside(
             if file.void_version and run.store.has(id) and run.store.set_aside(id, reason, up_to=file.void_version)]
 
 # %% ../nbs/runtime/poolstate.ipynb #71b4567f
-def label_file_of(
-    dataset: Dataset,
-    index: int,
-) -> Path | None:
-    "The label file of an image, if there is one."
-    image_file, label_file = files_of(dataset, index)
-    return label_file if image_file is not None and label_file is not None and Path(label_file).exists() else None
+def _is_labelled(dataset: Dataset, index: int) -> bool:
+    "Whether a label of the image lies on disk."
+    if hasattr(dataset, "has_label"):
+        return dataset.has_label(index)
+    file = files_of(dataset, index)[1]
+    return file is not None and Path(file).exists()
 
 
 def adopt_labels(
@@ -181,14 +180,16 @@ def adopt_labels(
     target = run.data.target
     if run.config.annotator != "person" or not has_files(target):
         return []
-    found = [index for index in range(len(target)) if label_file_of(target, index)]
+    found = [index for index in range(len(target)) if _is_labelled(target, index)]
     if not found or len(found) == len(target):
         return []
     adopted, record = [], run.data.record.of("target")
     for index in found:
         id = target.ids[index]
         if not run.store.has(id) and not (id in record and record[id].void_version):
-            run.store.save(id, load_labels(target, index), annotator="label file", file=files_of(target, index)[1].name)
+            file = files_of(target, index)[1]
+            facts = {} if file is None else {"file": file.name}
+            run.store.save(id, load_labels(target, index), annotator="label file", **facts)
             adopted.append(id)
     return adopted
 
