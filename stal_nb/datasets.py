@@ -120,10 +120,10 @@ def chosen_source(
 ) -> Dataset:
     """The images of a source on disk that a configuration uses. A choice stays: images that came later do not change
     it."""
-    if config.source_split:
-        return split_pool(source, read_split(config.source_split, source))[0]
     if known:
         return split_pool(source, [id for id in source.ids if id in known])[0]
+    if config.source_split:
+        return split_pool(source, read_split(config.source_split, source))[0]
     if 0 < config.source_images < len(source):
         order = torch.randperm(len(source), generator=torch.Generator().manual_seed(config.seed))
         return Pool(source, sorted(order[: config.source_images].tolist()))
@@ -180,7 +180,7 @@ class RunData:
         if role not in self._listed:
             dataset, config = self._open(role), self.config
             if role == "target" and KINDS[config.data].on_disk and config.target_split:
-                dataset, _ = split_pool(dataset, read_split(config.target_split, dataset))
+                dataset, _ = split_pool(dataset, self._named(dataset))
             if role == "source" and KINDS[config.source].on_disk:
                 if not dataset.has_labels:
                     raise DataError(f"{config.source_root}: found source images without labels, expected a folder "
@@ -188,6 +188,16 @@ class RunData:
                 dataset = chosen_source(dataset, config, self._known("source"))
             self._listed[role] = dataset
         return self._listed[role]
+
+    def _named(self, target: Dataset) -> list[str]:
+        "The ids of the list `target_split`; without those that the run has had and that are gone."
+        known = self._known("target")
+        try:
+            return read_split(self.config.target_split, target)
+        except DataError:  # it names an image that is gone, or is gone itself
+            if not known:
+                raise
+        return [id for id in target.ids if id in known]
 
     def _known(self, role: str) -> dict[str, FileRecord]:
         "What the run knows of the files of a part."

@@ -321,6 +321,10 @@ def test_a_split_is_applied_before_labels_are_asked_for(desk, tmp_path):
     (tmp_path / "split.txt").write_text("images\\img0.jpg\nimages/img1.jpg\nimg2\n", encoding="utf-8")
     run = quiet(Run.create(configured(desk, target_split=str(tmp_path / "split.txt"), budgets=(1, 2)), tmp_path / "run"))
     assert run.data.target.ids == ["img0", "img1", "img2"]
+    run.check_files()
+    (desk / "images/img1.jpg").unlink()
+    again = quiet(Run.open(tmp_path / "run"))
+    assert "missing, left out: 'img1'" in " ".join(again.check_files()) and again.data.target.ids == ["img0", "img2"]
 
 
 @OF_FOLDERS
