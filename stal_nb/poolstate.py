@@ -8,6 +8,7 @@ __all__ = ['StageImages', 'read_stage_images', 'has_files', 'stage_images', 'fil
 
 # %% ../nbs/runtime/poolstate.ipynb #d10912a2
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -201,6 +202,11 @@ def _parts_needed(run: Any) -> list[str]:
     source_done = run.config.source_free and run.stage != "source"
     return [part for part in PARTS if part != "source" or not source_done]
 
+def _say(line: str) -> None:
+    "Print a line above the progress bars; signs that the terminal does not have become `?`."
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    tqdm.write(line.encode(encoding, "replace").decode(encoding))
+
 # %% ../nbs/runtime/poolstate.ipynb #7f25bfa4
 def check_files(
     run: Any,  # `RunParts`, locked
@@ -230,5 +236,5 @@ def check_files(
     processes.wait_for_everyone()
     _ = run.budget.totals
     for line in told:
-        tqdm.write(line)
+        _say(line)
     return told
