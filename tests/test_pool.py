@@ -149,6 +149,7 @@ def test_a_damaged_record_costs_a_second_look_and_nothing_else(desk, tmp_path):
 # -- while a run waits -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_images_come_and_go_between_and_inside_of_stages(desk, tmp_path):
     "Through the command line: two stops, between them images that sort before all others, one that is gone, one that broke."
     words = [f"--set={key}={json.dumps(value)}" for key, value in {**FOLDER, "round_steps": [2, 2]}.items() if key != "data"]
@@ -170,6 +171,7 @@ def test_images_come_and_go_between_and_inside_of_stages(desk, tmp_path):
     assert rows.target == [f"img{k}" for k in range(6)] and rows.source == run.data.source.ids
 
 
+@pytest.mark.slow
 def test_a_stage_goes_on_with_the_images_it_began_with(desk, tmp_path, monkeypatch):
     "A training that is stopped after a step draws what the unbroken one draws, although the listing is another one."
     import stal_nb.stages as stages
@@ -371,6 +373,7 @@ def test_damaged_lists_and_ids_given_twice(tmp_path):
 NAMES = ["거리/한국1", "거리/한국2", "größe/straße1", "größe/straße2", "Üb/é", "plain"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["C", "cp949"])
 def test_the_loop_on_a_system_of_another_encoding(tmp_path, encoding):
     "From the command line. `C`: no locale at all. `cp949`: as on Korean Windows, whose files are not UTF-8 but whose names are."
@@ -391,7 +394,7 @@ def test_the_loop_on_a_system_of_another_encoding(tmp_path, encoding):
                  "builtins.open = io.open = open_\n"
                  "read = pathlib.Path.read_text\n"
                  "pathlib.Path.read_text = lambda self, encoding=None, errors=None: read(self, encoding or 'cp949', errors)\n"
-                 "from stal_nb.cli import main; sys.exit(main(sys.argv[1:]))")
+                 "from stal_nb.cli import main; sys.exit(main())")
         command, environment = [sys.executable, "-c", patch], {**os.environ, "PYTHONUTF8": "0"}
     done = subprocess.run([*command, *arguments], capture_output=True, env=environment, timeout=300)
     assert done.returncode == 0, (done.stdout + done.stderr).decode(errors="replace")[-2000:]
