@@ -9,11 +9,14 @@ __all__ = ['region_pixels', 'labelled_ids', 'within', 'Budget']
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from functools import cached_property
 
 from .config import Config
+from .data import files_of, load_image
 from .datasets import RunData
-from .runtime.errors import BudgetError
+from .runtime.errors import BudgetError, DataError
+from .runtime.images import image_size
 from .selection import Region
 from .store import LabelStore
 
@@ -58,11 +61,39 @@ class Budget:
 
     def __init__(self, config: Config, data: RunData):
         self.config, self.data = config, data
+        self._pixels: dict[str, int] = {}
+
+    def pixels_of(
+        self,
+        id: str,  # of a target image
+    ) -> int:
+        "The size of a target image in pixels, from the head of its file; 0 where that cannot be read."
+        if id not in self._pixels:
+            record = self.data.known("target").get(id)
+            self._pixels[id] = record.height * record.width if record else 0
+            if not self._pixels[id] and id in self._place:
+                self._pixels[id] = self._measured(self._place[id])
+        return self._pixels[id]
+
+    def _measured(self, index: int) -> int:
+        file, size = files_of(self.data.target, index)[0], (0, 0)
+        if file is not None:
+            with suppress(DataError):
+                size = image_size(file)
+        elif self.config.data == "scenes" and "target" not in self.data.given:
+            size = self.config.image_size
+        else:
+            size = load_image(self.data.target, index).shape[1:]
+        return math.prod(size)
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {id: k for k, id in enumerate(self.data.target.ids)}
 
     @cached_property
     def pool_pixels(self) -> int:
         "The pixels of all target images, from the heads of their files."
-        return sum(map(self.data.pixels_of, self.data.target.ids))
+        return sum(map(self.pixels_of, self.data.target.ids))
 
     @property
     def image_pixels(self) -> int:
@@ -95,14 +126,14 @@ class Budget:
         "How many images, regions or pixels there are in some images."
         if self.config.budget_unit == "images":
             return len(list(ids))
-        return sum(map(self.data.pixels_of, ids)) // self.price(self.config.budget_unit)
+        return sum(map(self.pixels_of, ids)) // self.price(self.config.budget_unit)
 
     def cost(
         self,
         acquired: Mapping[str, list[Region] | None],  # image -> its regions, or None for all of it
     ) -> int:
         "Pixels of what was queried. What is queried counts, not what comes back: void is not refunded."
-        whole = sum(self.data.pixels_of(id) for id, regions in acquired.items() if regions is None)
+        whole = sum(self.pixels_of(id) for id, regions in acquired.items() if regions is None)
         return whole + sum(region_pixels(regions) for regions in acquired.values() if regions is not None)
 
     def left(

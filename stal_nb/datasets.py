@@ -8,9 +8,7 @@ __all__ = ['CACHE', 'KINDS', 'Kind', 'register', 'kinds', 'open_scenes', 'open_f
 
 # %% ../nbs/runtime/datasets.ipynb #b797b6a1
 import inspect
-import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,14 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .annotation import AnnotatorProtocol
-from stal_nb.data import (
-    ImageFolder, Pool, RelabelledDataset, Resized, files_of, load_image, read_split, split_pool,
-)
+from .data import ImageFolder, Pool, RelabelledDataset, Resized, load_image, read_split, split_pool
 from .labels import CAMVID, CITYSCAPES, IGNORE, LABEL_SPACES, LabelSpace, Sample
 from .readers import GTA5, CamVid, Cityscapes, Synthia
 from .pool import FileRecord, PoolRecord, check_ids, without
 from .runtime.errors import ConfigError, DataError, StoreError
-from .runtime.images import image_size
 from .scenes import SceneDataset
 from .store import LabelStore
 
@@ -156,7 +151,7 @@ class RunData:
         record: PoolRecord | None = None,  # what the run knows of its files; None = nothing, and nothing is left out
     ):
         self.config, self.given = config, dict(given or {})
-        self.record, self._listed, self._pixels = record, {}, {}
+        self.record, self._listed = record, {}
         space = KINDS[config.data].label_space or LABEL_SPACES[config.label_space]
         self.label_space: LabelSpace = self.given["target"].label_space if "target" in self.given else space
 
@@ -185,13 +180,13 @@ class RunData:
                 if not dataset.has_labels:
                     raise DataError(f"{config.source_root}: found source images without labels, expected a folder "
                                     "labels/ beside images/")
-                dataset = chosen_source(dataset, config, self._known("source"))
+                dataset = chosen_source(dataset, config, self.known("source"))
             self._listed[role] = dataset
         return self._listed[role]
 
     def _named(self, target: Dataset) -> list[str]:
         "The ids of the list `target_split`; without those that the run has had and that are gone."
-        known = self._known("target")
+        known = self.known("target")
         try:
             return read_split(self.config.target_split, target)
         except DataError:  # it names an image that is gone, or is gone itself
@@ -199,52 +194,25 @@ class RunData:
                 raise
         return [id for id in target.ids if id in known]
 
-    def _known(self, role: str) -> dict[str, FileRecord]:
+    def known(self, role: str) -> dict[str, FileRecord]:
         "What the run knows of the files of a part."
         return self.record.of(role) if self.record else {}
 
     def _usable(self, role: str) -> Dataset | None:
         "The listed images without those that the run leaves out."
-        dataset, known = self.listed(role), self._known(role)
+        dataset, known = self.listed(role), self.known(role)
         return without(dataset, {id for id, file in known.items() if file.problem}) if known else dataset
 
     @property
     def once_known(self) -> list[str]:
         "The ids of all target images that there are, or that the run has had."
-        return list(dict.fromkeys([*self.target.ids, *self._known("target")]))
+        return list(dict.fromkeys([*self.target.ids, *self.known("target")]))
 
     def refresh(self) -> None:
         "Forget what was opened: files have come or gone."
-        self._listed, self._pixels = {}, {}
-        for name in ("target", "val", "source", "_place"):
+        self._listed = {}
+        for name in ("target", "val", "source"):
             self.__dict__.pop(name, None)
-
-    def pixels_of(
-        self,
-        id: str,  # of a target image
-    ) -> int:
-        "The size of a target image in pixels, from the head of its file; 0 where that cannot be read."
-        if id not in self._pixels:
-            record = self._known("target").get(id)
-            self._pixels[id] = record.height * record.width if record else 0
-            if not self._pixels[id] and id in self._place:
-                self._pixels[id] = self._measured(self._place[id])
-        return self._pixels[id]
-
-    def _measured(self, index: int) -> int:
-        file, size = files_of(self.target, index)[0], (0, 0)
-        if file is not None:
-            with suppress(DataError):
-                size = image_size(file)
-        elif self.config.data == "scenes" and "target" not in self.given:
-            size = self.config.image_size
-        else:
-            size = load_image(self.target, index).shape[1:]
-        return math.prod(size)
-
-    @cached_property
-    def _place(self) -> dict[str, int]:
-        return {id: k for k, id in enumerate(self.target.ids)}
 
     @cached_property
     def target(self) -> Dataset:

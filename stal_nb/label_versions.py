@@ -8,6 +8,7 @@ __all__ = ['read_label', 'LabelVersions', 'records_in_force']
 # %% ../nbs/runtime/label_versions.ipynb #4b1f0a04
 import os
 import secrets
+import unicodedata
 from contextlib import suppress
 from pathlib import Path
 
@@ -43,7 +44,13 @@ class LabelVersions:
         version: int,
     ) -> Path:
         "Where a version is kept, whether it is there or not."
-        return self.root / ".versions" / files.name_of_id(id) / f"{version:06d}.png"
+        return self._folder(id) / f"{version:06d}.png"
+
+    def _folder(self, id: str) -> Path:
+        "Of an image's versions; a store of an earlier version may have its name taken apart (NFD)."
+        name, root = files.name_of_id(id), self.root / ".versions"
+        apart = unicodedata.normalize("NFD", name)
+        return root / (apart if apart != name and not (root / name).exists() and (root / apart).exists() else name)
 
     def keep(
         self,
@@ -70,7 +77,7 @@ class LabelVersions:
 
     def _mark(self, id: str) -> Path:
         "The file that says up to which version the labels of an image are set aside."
-        return self.root / ".versions" / files.name_of_id(id) / "set_aside"
+        return self._folder(id) / "set_aside"
 
     def set_aside(
         self,

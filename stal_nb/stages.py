@@ -204,8 +204,8 @@ def choose(
     entropy = {row["id"]: row["entropy"] for row in rows}
     images = chosen if unit == "images" else sorted({region.id for region in chosen}, key=lambda id: (-entropy[id], id))
     if unit == "images" != run.config.budget_unit:  # images have sizes of their own
-        images = within(images, run.budget.pixels_left(number, run.acquired(number)), run.data.pixels_of)
-    pixels = sum(map(run.data.pixels_of, images)) if unit == "images" else k * run.budget.price(unit)
+        images = within(images, run.budget.pixels_left(number, run.acquired(number)), run.budget.pixels_of)
+    pixels = sum(map(run.budget.pixels_of, images)) if unit == "images" else k * run.budget.price(unit)
     query = {"round": number, "strategy": name, "ids": images, "entropy": {id: entropy[id] for id in images},
              "unit": unit, "pixels": pixels}
     if unit != "images":

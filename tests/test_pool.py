@@ -311,7 +311,7 @@ def test_budgets_count_the_real_sizes(tmp_path):
         Run.create(configured(root, budget_unit="pixels", budgets=(1, pixels + 1)), tmp_path / "more")
     advance_to(run, "round 0: label")
     query = run.layout.query(0)
-    assert query["pixels"] == sum(run.data.pixels_of(id) for id in query["ids"]) <= pixels // 2
+    assert query["pixels"] == sum(run.budget.pixels_of(id) for id in query["ids"]) <= pixels // 2
 
 
 # -- split lists and labels on disk ----------------------------------------------------------------------------------
