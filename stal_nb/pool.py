@@ -27,7 +27,7 @@ from .runtime.errors import DataError, LabelError, StalError
 from .runtime.files import name_of_id, one_form, write_csv
 
 # %% ../nbs/runtime/pool.ipynb #8f2ee576
-PARTS = ("source", "target", "val")  # of a run's data
+PARTS = ("target", "source", "val")  # of a run's data
 _MISSING = "missing"  # how the problem of an image begins whose file is gone
 
 
