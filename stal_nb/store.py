@@ -432,6 +432,7 @@ class LabelStore:
         id: str,  # of an image
     ) -> list[dict]:  # one record a version, the label in place last; empty if there is no label
         "Where an image's label came from, and those before it."
+        files.name_of_id(id)  # refused if it is not safe as a name
         own = [r for r in files.read_log(self.log_file) if files.one_form(str(r.get("id"))) == files.one_form(id)]
         return self._records(id, own)
 
