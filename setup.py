@@ -16,7 +16,7 @@ def requirements(name):
 
 
 readme = here / "README.md"
-extras = {name: requirements(f"{name}_requirements") for name in ("formats", "notebooks", "dev")}
+extras = {name: requirements(f"{name}_requirements") for name in ("formats", "onnx", "video", "notebooks", "dev")}
 
 setup(
     name=settings["lib_name"],

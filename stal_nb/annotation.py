@@ -229,9 +229,11 @@ class OracleAnnotator:
     def _truth(self, id: str) -> Tensor:
         if id not in self.place:
             raise ConfigError(f"id: found {id!r}, expected one of the {len(self.place)} ids of the data set")
-        labels = self.dataset[self.place[id]].labels
-        # one that has labels may have an image of nothing but void
-        if not getattr(self.dataset, "has_labels", False) and bool((labels == IGNORE).all()):
+        data, index = self.dataset, self.place[id]
+        labels = data[index].labels
+        # an image that has a label may show nothing but void
+        known = data.has_label(index) if hasattr(data, "has_label") else getattr(data, "has_labels", False)
+        if not known and bool((labels == IGNORE).all()):
             raise DataError(f"labels of {id!r}: found {IGNORE} in every pixel, "
                             "expected the truth. This data set has no labels, so no "
                             "oracle can answer: a person must label it, for instance with "

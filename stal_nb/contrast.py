@@ -14,7 +14,14 @@ from torch.nn import functional as F
 
 from .banks import ClassMemoryBank
 from .labels import IGNORE
-from .losses import anchor_mask, class_prototypes, contrastive_loss, negative_mask, normalised_entropy
+from stal_nb.losses import (
+    anchor_mask,
+    class_prototypes,
+    contrastive_loss,
+    fitting_ranks,
+    negative_mask,
+    normalised_entropy,
+)
 from .runtime.distributed import batch_sum, joint_batch
 from .runtime.errors import ConfigError
 from .runtime.ops import gather_pixels, sample_pixels
@@ -36,7 +43,7 @@ def contrast_with_bank(
     threshold: float = 0.3,  # delta_p, least probability of an anchor
     # of entropy: below the first an unlabelled pixel is reliable, above the second unreliable
     percentiles: tuple[float, float] = (20.0, 80.0),
-    ranks: tuple[int, int] = (3, 20),  # r_l, r_h
+    ranks: tuple[int, int] = (3, 20),  # r_l, r_h; fewer where there are few classes, see `fitting_ranks`
     released: bool = False,  # negatives as in the released code, which finds none
     generator: torch.Generator | None = None,  # on the device of the tensors
 ) -> Tensor:  # scalar; 0 if no class has anchors and negatives
@@ -45,7 +52,8 @@ def contrast_with_bank(
         roles, inside = (probs, labels, normalised_entropy(probs), labelled), labels != IGNORE
         anchors_at = anchor_mask(*roles, threshold=threshold, entropy_percentile=percentiles[0], valid=inside)
         negatives_at = negative_mask(
-            *roles, *ranks, released=released, entropy_percentile=percentiles[1], valid=inside)
+            *roles, *fitting_ranks(probs.shape[1], *ranks), released=released, entropy_percentile=percentiles[1],
+            valid=inside)
         centres, has_centre = class_prototypes(teacher_embeddings, anchors_at)
         push_to_bank(memory, teacher_embeddings, negatives_at, push, generator)
         rows, has_negatives = memory.draw(num_anchors * num_negatives, generator)

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from .data import files_of, load_image, load_labels, reader_of, size_message
+from .data import files_of, has_label, load_image, load_labels, reader_of, size_message
 from .labels import IGNORE, LabelSpace
 from .runtime.errors import ConfigError, StalError
 from .runtime.images import image_size
@@ -65,13 +65,13 @@ def inspect_image(
             unknown = f"{name}: found {type(error).__name__} ({error}), expected a readable file"
             errors.append((name, str(error) if isinstance(error, StalError) else unknown))
 
-    has_labels = getattr(dataset, "has_labels", True)
+    labelled = has_label(dataset, index)
     if image_file is None and not hasattr(dataset, "load_labels"):  # drawn, not read: both at once
         sample = attempt(lambda: dataset[index], None)
-        image, labels = (None, None) if sample is None else (sample.image, sample.labels if has_labels else None)
+        image, labels = (None, None) if sample is None else (sample.image, sample.labels if labelled else None)
     else:
         image = attempt(lambda: load_image(dataset, index), image_file)
-        labels = attempt(lambda: load_labels(dataset, index), label_file) if has_labels else None
+        labels = attempt(lambda: load_labels(dataset, index), label_file) if labelled else None
         if image is None and labels is None and len(errors) == 2 and errors[1][1].startswith(f"{image_file}:"):
             del errors[1]  # the label was only refused because its image is broken
     size, resized = None if image is None else tuple(image.shape[1:]), False
@@ -133,9 +133,11 @@ class DataCheck:
     images: Tensor | None = None  # (C,) int64 images that show it
     ignored: int = 0  # pixels of 255
     blank: list[str] = field(default_factory=list)  # ids of images whose label is 255 everywhere
+    single: int = 0  # images whose label shows one class alone
     # label files of another size than their image, resized to it by the reader
     resized: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)  # label files without an image
+    unlabelled: list[str] = field(default_factory=list)  # ids of images without a label, where others have one
     megabytes: float = 0.0  # of files read
     seconds: float = 0.0
     workers: int = 0
@@ -182,7 +184,8 @@ class DataCheck:
 
     def _notes(self) -> list[str]:
         notes = {"label of another size than its image, resized to it": self.resized,
-                 "label without any class": self.blank, "label file without an image": self.unused}
+                 "label without any class": self.blank, "label file without an image": self.unused,
+                 "image without a label, which stays unlabelled": self.unlabelled}
         lines = [f"note     {len(names):,} x {what}: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}"
                  for what, names in notes.items() if names]
         if not self.errors:
@@ -234,11 +237,14 @@ def _count(check: DataCheck, found: Inspection, dataset: Dataset) -> None:
         check.sizes[found.size] += 1
     if found.resized:
         check.resized.append(str(files_of(dataset, found.index)[1]))
+    if check.pixels is not None and not has_label(dataset, found.index):
+        check.unlabelled.append(dataset.ids[found.index])
     if found.pixels is not None and check.pixels is not None:
         pixels = torch.from_numpy(found.pixels)
         classes = pixels[: len(check.pixels)]
         check.pixels += classes
         check.images += classes > 0
         check.ignored += int(pixels[IGNORE])
+        check.single += int((classes > 0).sum()) == 1
         if not classes.any():
             check.blank.append(dataset.ids[found.index])

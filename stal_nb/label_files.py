@@ -23,6 +23,7 @@ from stal_nb.runtime.images import (
     read_bytes,
 )
 
+from .classes import Coding, checked_positions
 from .labels import IGNORE, LabelSpace
 from .runtime.errors import DataError, LabelError
 
@@ -61,6 +62,41 @@ def _ids_of(picture: Image.Image, data: bytes, path: str | Path, expected: str) 
         ids //= 255 // (2**depth - 1)
     return ids
 
+# %% ../nbs/runtime/label_files.ipynb #047db781
+def _numbers(picture: Image.Image, data: bytes, path: str | Path, coding: Coding) -> np.ndarray:
+    "What is looked up: values (H, W), or colours (H, W, 3)."
+    if data[24] == 16 and data[25] != 0:  # bits a channel; kind of colours, 0 = grey
+        raise LabelError(f"{path}: found colours of 16 bits a channel, expected values in one channel, or 8 bits")
+    if picture.mode in ("RGB", "RGBA"):
+        colours = np.array(picture.convert("RGB"))
+        grey = colours[..., 0]
+        equal = (colours == grey[..., None]).all() and (coding.positions_of_colours(colours) < 0).any()
+        return grey if equal and (coding.positions_of(grey) >= 0).all() else colours
+    if picture.mode == "LA":
+        return np.array(picture.getchannel("L"))
+    ids = _ids_of(picture, data, path, "values in one channel, or colours in three")
+    if picture.mode == "1":
+        return ids if coding.values[1] >= 0 else 255 * ids
+    if picture.mode == "P" and coding.colours and not coding.numbered:
+        palette = np.zeros((256, 3), np.uint8)
+        stated = np.array(picture.getpalette("RGB"), np.uint8).reshape(-1, 3)
+        palette[: len(stated)] = stated
+        if (coding.positions_of_colours(palette[np.unique(ids)]) >= 0).all():
+            return palette[ids]
+    return ids
+
+
+def _coded(picture: Image.Image, data: bytes, path: str | Path, coding: Coding) -> np.ndarray:
+    "(H, W) int64: positions, 255 = ignore. What is transparent was drawn by nobody."
+    codes = _numbers(picture, data, path, coding)
+    look_up = coding.positions_of_colours if codes.ndim == 3 else coding.positions_of
+    if "A" not in picture.getbands():
+        return checked_positions(look_up(codes), codes, coding, str(path))
+    drawn = np.array(picture.getchannel("A")) > 0
+    labels = np.full(drawn.shape, coding.undrawn, np.int64)
+    labels[drawn] = checked_positions(look_up(codes[drawn]), codes[drawn], coding, str(path))
+    return labels
+
 # %% ../nbs/runtime/label_files.ipynb #4d3a699a
 def read_labels(
     path: str | Path,  # a PNG with one channel of ids
@@ -68,6 +104,7 @@ def read_labels(
     table: Tensor | None = None,  # (256,) int64, see `id_table`; default: class positions and 255
     # which of three 16-bit channels holds the ids (SYNTHIA: 0); None: only files with one channel are read
     channel: int | None = None,
+    coding: Coding | None = None,  # in place of a table: values and colours of own classes, see `read_classes`
 ) -> Tensor:  # (H, W) int64, positions in `label_space`, 255 = ignore
     """Decode a label file.
     Raises `DataError` for an unreadable file, `LabelError` for one that holds something other than the known ids."""
@@ -75,6 +112,8 @@ def read_labels(
     if not data.startswith(PNG_SIGNATURE):
         found = "a JPEG, which changes ids" if data.startswith(JPEG_SIGNATURE) else file_kind(data)
         raise DataError(f"{path}: found {found}, expected a PNG of class ids")
+    if coding is not None:
+        return torch.from_numpy(_coded(decode(data, path), data, path, coding))
     if channel is not None and data[24:26] == b"\x10\x02":  # bits a channel, colour type: 16 bits of R, G, B
         ids = deep_channels(data, path)[channel]
     else:

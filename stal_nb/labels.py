@@ -45,6 +45,9 @@ class LabelSpace:
         if len(set(self.classes)) != len(self.classes):
             raise ConfigError(f"classes of {self.name}: found a name twice, "
                               f"expected {len(self.classes)} different names")
+        if not 1 <= len(self.classes) <= IGNORE:
+            raise ConfigError(f"classes of {self.name}: found {len(self.classes)}, "
+                              f"expected 1 to {IGNORE}: ids are bytes, and {IGNORE} is ignored")
 
     @property
     def num_classes(self) -> int:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['pixel_cross_entropy', 'hard_pixels', 'ohem_cross_entropy', 'supervised_loss', 'normalised_entropy', 'PseudoLabels',
            'pseudo_labels', 'pseudo_label_weights', 'unsupervised_loss', 'contrastive_loss', 'anchor_mask',
-           'negative_mask', 'class_prototypes']
+           'negative_mask', 'fitting_ranks', 'class_prototypes']
 
 # %% ../nbs/06_losses.ipynb #588665fb
 import math
@@ -420,6 +420,17 @@ def negative_mask(
     if released:  # asks for class c and not c at once, and for the likeliest class to rank behind the third
         return (from_labelled & is_label) | (from_unlabelled & among_top(probs, 1))
     return from_labelled | from_unlabelled
+
+# %% ../nbs/06_losses.ipynb #5308d31e
+def fitting_ranks(
+    num_classes: int,  # C
+    low_rank: int,  # r_l
+    high_rank: int,  # r_h
+) -> tuple[int, int]:  # r_l below C, r_h at most C, and no less than r_l
+    "Ranks that leave negatives where there are few classes: r_l of C or more becomes half of C."
+    if low_rank < num_classes:
+        return low_rank, max(low_rank, min(high_rank, num_classes))
+    return max(1, num_classes // 2), num_classes
 
 # %% ../nbs/06_losses.ipynb #c2da0706
 @torch.no_grad()

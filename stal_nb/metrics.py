@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .labels import IGNORE, SYNTHIA, LabelSpace
+from .labels import CITYSCAPES, IGNORE, SYNTHIA, LabelSpace
 from .runtime.errors import ConfigError, DataError, LabelError
 
 # %% ../nbs/05_metrics.ipynb #7012cca2
@@ -208,7 +208,7 @@ def benchmark_miou(
     # scores, a metric, or a confusion matrix (C,C), rows = truth, columns = prediction
     measured: "Metrics | SegmentationMetrics | Tensor",
     label_space: LabelSpace,  # with C classes
-) -> dict[str, float]:  # percent: "miou"; "miou_16" and "miou_13" where the space has SYNTHIA's classes
+) -> dict[str, float]:  # percent: "miou"; for Cityscapes and SYNTHIA "miou_16" and "miou_13", too
     """mIoU over 19, 16 and 13 classes as the literature reports it: averaged over fewer classes, with the mistakes
     between all of them counted.
 
@@ -222,6 +222,7 @@ def benchmark_miou(
                           f"expected {label_space.num_classes} × "
                           f"{label_space.num_classes} for {label_space.name}")
     iou = 100 * iou_per_class(confusion)
-    means = {"miou": label_space.classes, "miou_16": SYNTHIA.classes, "miou_13": SYNTHIA_13}
-    return {key: float(iou[[label_space.index(name) for name in names]].nanmean()) for key, names in means.items()
-            if set(names) <= set(label_space.classes)}
+    means = {"miou": label_space.classes}
+    if label_space.classes in (CITYSCAPES.classes, SYNTHIA.classes):  # own classes may have these names by chance
+        means |= {"miou_16": SYNTHIA.classes, "miou_13": SYNTHIA_13}
+    return {key: float(iou[[label_space.index(name) for name in names]].nanmean()) for key, names in means.items()}

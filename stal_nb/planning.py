@@ -253,10 +253,12 @@ def words(
     "A plan as text."
     images, memory, disk, step = (plan[k] for k in ("images", "memory", "disk", "step"))
     gigabytes = lambda count: f"{count / 1e9:.2f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"  # noqa: E731
+    sets = images.get("sets", {})
+    named = f" ({', '.join(f'{name} {count:,}' for name, count in sets.items())})" if sets else ""
+    source = f"{images['source']:,} source images" if images["source"] else "no source"
     lines = [
-        f"{plan['name']}: {images['source']:,} source images, {images['target']:,} target images in {images['groups']} "
-        "groups, "
-        f"{images['validation']:,} for validation",
+        f"{plan['name']}: {source}, {images['target']:,} target images in {images['groups']} groups, "
+        f"{images['validation']:,} for validation{named}",
         f"network: {plan['network']['all'] / 1e6:.1f} million parameters ({plan['network']['backbone'] / 1e6:.1f} in "
         "the backbone), "
         f"{plan['processes']} x {plan['device']}, {plan['mixed_precision']}", "",
@@ -311,11 +313,12 @@ def stage_plans(
     "Length of the source model and of each round."
     config, data, stages = budget.config, budget.data, []
     pool, looks = len(data.target), 2 if config.eval_student else 1
-    val = 0 if data.val is None else min(len(data.val), config.val_limit or len(data.val)) * looks
+    val = sum(min(len(val), config.val_limit or len(val)) for val in data.validation.values()) * looks
     source_images = config.source_batch + config.target_batch
-    stages.append({"stage": "source only", "labelled": 0, "steps": config.source_steps,
-                   "epochs": config.source_steps * config.accumulate * source_images / max(1, len(data.source)),
-                   "seconds": config.source_steps * step + val * look})
+    if config.source != "none":
+        stages.append({"stage": "source only", "labelled": 0, "steps": config.source_steps,
+                       "epochs": config.source_steps * config.accumulate * source_images / max(1, len(data.source)),
+                       "seconds": config.source_steps * step + val * look})
     for number in range(len(config.budgets)):
         labelled, steps = budget.planned_images(number), budget.steps_of(number)
         scored = pool - (budget.totals[number - 1] if number and config.budget_unit == "images" else 0)
@@ -364,13 +367,14 @@ def plan_run(
         look = try_prediction(config, num_classes, size, device) / processes
     stages = stage_plans(budget, step.pop("all"), look)
     place = next(folder for folder in (folder, *folder.absolute().parents) if folder.exists())
-    disk = disk_plan(config, num_classes, len(stages), config.keep_checkpoints)
+    disk = disk_plan(config, num_classes, 1 + len(config.budgets), config.keep_checkpoints)
     disk["free"] = shutil.disk_usage(place).free
     memory = memory_plan(config, num_classes, trial, processes)
+    sets = {name: len(val) for name, val in data.validation.items()}
     images = {"source": len(data.source), "target": len(data.target), "groups": len(set(data.target.groups)),
-              "validation": 0 if data.val is None else len(data.val)}
+              "validation": sum(sets.values()), "sets": sets if config.validation else {}}
     return {
         "name": config.name, "device": str(device), "processes": processes, "mixed_precision": config.mixed_precision,
         "images": images, "network": count_parameters(config, num_classes), "stages": stages,
         "seconds": sum(stage["seconds"] for stage in stages), "step": step, "memory": memory, "disk": disk,
-        "notes": plan_notes(config, device, step, memory, disk)}
+        "notes": [*config.notes, *plan_notes(config, device, step, memory, disk)]}

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 from .data import Pool, files_of, load_labels
 from .layout import split_stage
-from .pool import PARTS, FileRecord, check_enough, check_ids, check_part
+from .pool import FileRecord, check_enough, check_ids, check_part
 from .runtime.distributed import process_state
 from .runtime.errors import DataError, StoreError
 from .runtime.files import atomic_write_json, one_form
@@ -200,7 +200,7 @@ def _parts_needed(run: Any) -> list[str]:
     if run.stage in (None, "summary"):
         return []
     source_done = run.config.source_free and run.stage != "source"
-    return [part for part in PARTS if part != "source" or not source_done]
+    return [part for part in run.data.parts if part != "source" or not source_done]
 
 def _say(line: str) -> None:
     "Print a line above the progress bars; signs that the terminal does not have become `?`."

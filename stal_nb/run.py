@@ -9,6 +9,7 @@ __all__ = ['FIXED_BY_FORK', 'check_fork', 'copy_stages', 'check_whole_fork', 'gi
 # %% ../nbs/13_run.ipynb #ed400935
 import json
 import shutil
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from . import stages
+from .class_check import check_teaching, part_shares
 from .config import Config
 from .data import load_image
+from .datasets import found_classes
 from .layout import split_stage, stage_before
 from .places import keep_label_space, keep_ways, located, resolved
 from .planning import plan_run
@@ -36,8 +39,9 @@ from .step import TrainingState
 FIXED_BY_FORK = (  # settings that finished stages depend on
     "seed", "architecture", "backbone", "output_stride", "multi_grid", "aspp_channels", "aspp_dilations", "separable",
     "aux_head", "embedding_dim", "bank_capacity",
-    "data", "target_split", "target_images", "val_images", "label_space",
-    "source", "source_split", "source_size", "source_images", "image_size", "exclude")
+    "data", "target_split", "target_images", "val_images", "validation", "label_space", "classes",
+    "target_labels", "source_labels", "label_ending", "holdout", "image_range",
+    "source", "source_classes", "mapping", "source_split", "source_size", "source_images", "image_size", "exclude")
 
 # %% ../nbs/13_run.ipynb #fd7952cf
 def check_fork(
@@ -99,7 +103,11 @@ def check_whole_fork(run: stages.RunParts) -> None:
                              "Fork again into this folder, which completes it")
 
 # %% ../nbs/13_run.ipynb #3a121598
-def given_datasets(source: Dataset | None, target: Dataset | None, validation: Dataset | None) -> dict[str, Dataset]:
+def given_datasets(
+    source: Dataset | None,
+    target: Dataset | None,
+    validation: Dataset | Mapping[str, Dataset] | None,  # one set, or several with a name each
+) -> dict[str, Any]:
     "The data sets that are handed to a run, by their roles in `RunData`."
     roles = {"source": source, "target": target, "val": validation}
     return {role: dataset for role, dataset in roles.items() if dataset is not None}
@@ -119,6 +127,8 @@ def is_foreign(
 def summarize(run: stages.RunParts) -> dict[str, Any]:
     "Results so far: source-only mIoU, one entry a finished round, seconds spent, configuration."
     source, rounds, whole = run.layout.metrics("source"), [], len(run.data.target)
+    if run.config.source == "none":  # a network that nothing was taught is no result
+        source = None
     for number in range(len(run.config.budgets)):
         found = run.layout.metrics(f"round {number}")
         if found:
@@ -235,7 +245,7 @@ class Run(RunView):
         root: str | Path,  # the run's folder; created
         source: Dataset | None = None,  # of `Sample`, in place of what the configuration names; so are
         target: Dataset | None = None,  # the images that are adapted to, and
-        validation: Dataset | None = None,  # those that mIoU is measured on
+        validation: Dataset | Mapping[str, Dataset] | None = None,  # those that mIoU is measured on; several by name
     ) -> "Run":
         """Start a run in `root`, or open the one that is there if its configuration is the same. Raises `StoreError`
         if it differs."""
@@ -243,7 +253,7 @@ class Run(RunView):
         given = given_datasets(source, target, validation)
         config = replace(config, **{name: "given" for key, name in (("source", "source"), ("target", "data"))
                                     if key in given})
-        config = resolved(config)
+        config = resolved(replace(config, **found_classes(vars(config))))
         exists, foreign = (path / "config.json").exists(), is_foreign(path)
         processes.wait_for_everyone()  # all have looked before one writes
         if exists:
@@ -257,7 +267,8 @@ class Run(RunView):
         if foreign:
             raise StoreError(f"run folder {path}: found something that is not a run, expected an empty or new folder")
         run = cls(path, config, given)
-        _ = run.budget.totals, run.data.val, run.data.source  # checked before anything is written
+        _ = run.budget.totals, run.data.validation, run.data.source  # checked before anything is written
+        check_teaching(part_shares(run.data), run.data.label_space)
         if processes.is_main_process:
             if "target" in given:
                 keep_label_space(run.data.label_space, path)
@@ -272,7 +283,7 @@ class Run(RunView):
         path: str | Path,  # the run's folder
         source: Dataset | None = None,  # what was handed to `create`; so are
         target: Dataset | None = None,
-        validation: Dataset | None = None,
+        validation: Dataset | Mapping[str, Dataset] | None = None,
     ) -> "Run":
         "Open the run in a folder. Raises `StoreError` if there is none."
         file = Path(path) / "config.json"

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RunParts', 'strategy_of', 'ensemble_stages', 'scoring_of', 'choose', 'query_round', 'acquire', 'awaited_labels',
-           'label_round', 'measure', 'fit_and_measure', 'train_source', 'train_round']
+           'label_round', 'measure_set', 'measure', 'fit_and_measure', 'train_source', 'train_round']
 
 # %% ../nbs/runtime/stages.ipynb #9953e44a
 import math
@@ -22,8 +22,8 @@ from .annotation import AnnotatorProtocol, OracleAnnotator
 from .budget import Budget, labelled_ids, region_pixels, within
 from .config import Config
 from .data import Pool, load_image
-from .datasets import AcquiredLabels, RunData, label_part
-from .evaluation import evaluate
+from .datasets import OWN, AcquiredLabels, RunData, can_be_queried, label_part
+from .evaluation import evaluate, mean_of
 from .labels import IGNORE
 from .layout import RunLayout, stage_before
 from .metrics import benchmark_miou
@@ -223,7 +223,10 @@ def query_round(
     k = run.budget.left(number, unit_of(STRATEGIES[strategy_of(run.config, number)]), acquired)
     there = set(target.ids)
     labelled = sorted(id for id, regions in acquired.items() if regions is None and id in there)
-    pool = [i for i, id in enumerate(target.ids) if acquired.get(id, ()) is not None]
+    pool = [i for i, id in enumerate(target.ids)
+            if acquired.get(id, ()) is not None and can_be_queried(run.config, target, i)]
+    if unit_of(STRATEGIES[strategy_of(run.config, number)]) == "images":
+        k = min(k, len(pool))  # an oracle may have fewer answers than the budget allows
     teacher = run.checkpoints.after(stage_before(number)).teacher.eval()
     scoring = scoring_of(run, number, k, len(pool), acquired)
     # core-set looks at labelled images, too
@@ -311,6 +314,10 @@ def label_round(
             acquire(run, annotator, id, None if whole else [r for r in queried[id] if r not in before.get(id, [])],
                     number)
     record: dict[str, Any] = {"round": number, "ids": run.labelled_ids()}
+    if run.config.source == "none" and not record["ids"]:
+        raise AwaitingLabels(f"run {run.path}: found no label after the query of {len(query['ids'])} images, all of "
+                             "them skipped, expected one at least: there is no source to learn from. Label one of "
+                             f"them, {query['ids'][0]!r} say, and continue", query["ids"])
     partial = {id: region_pixels(regions) for id, regions in queried.items()
                if regions is not None and id in there}
     if partial:
@@ -318,32 +325,46 @@ def label_round(
     atomic_write_json(run.layout.round_folder(number) / "labelled.json", record)
 
 # %% ../nbs/runtime/stages.ipynb #99ca1a00
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(value, 3)
+
+
+def measure_set(
+    run: RunParts,
+    state: TrainingState,
+    val: Dataset,  # labelled images
+    name: str,  # for the progress bar
+) -> dict[str, Any]:
+    "mIoU and IoU of each class on one set of images, in percent."
+    config, space = run.config, run.data.label_space
+
+    def measured(model: torch.nn.Module, who: str) -> tuple[dict, dict]:
+        metrics = evaluate(
+            model, val, space, run.device, config.eval_size, config.eval_batch, config.val_limit or None,
+            run.bar, f"{name}: mIoU{who}", config.eval_crop, scales=config.eval_scales, flip=config.eval_flip,
+            window=config.eval_window, on_images=run.run_status.on_images("measured"))
+        scores = {key: _rounded(value) for key, value in benchmark_miou(metrics, space).items()}
+        return scores, {class_name: _rounded(value) for class_name, value in metrics.iou.items()}
+
+    with enough_memory("evaluation", run.device, config.eval_batch, config.eval_window or config.eval_size, val):
+        scores, iou = measured(state.teacher, "")
+        found = {**scores, "iou": iou}
+        return found | {"student": measured(state.student, " of the student")[0]} if config.eval_student else found
+
+# %% ../nbs/runtime/stages.ipynb #cb861928
 def measure(
     run: RunParts,
     state: TrainingState,
     name: str,  # of the stage, for the progress bar
 ) -> dict[str, Any]:  # what stands in metrics.json, but steps and seconds
-    "mIoU of the teacher (the network that is used) and of the student; nothing but None without validation images."
-    config, space = run.config, run.data.label_space
-    if run.data.val is None:
+    """mIoU of the teacher (the network that is used) and of the student; nothing but None without validation images.
+    Of several sets of them the mean, and under "validation" that of each."""
+    sets = run.data.validation
+    if not sets:
         return {"miou": None, "iou": {}}
-
-    def rounded(value: float) -> float | None:
-        return None if math.isnan(value) else round(value, 3)
-
-    def measured(model: torch.nn.Module, who: str) -> tuple[dict, dict]:
-        metrics = evaluate(
-            model, run.data.val, space, run.device, config.eval_size, config.eval_batch, config.val_limit or None,
-            run.bar, f"{name}: mIoU{who}", config.eval_crop, scales=config.eval_scales, flip=config.eval_flip,
-            window=config.eval_window, on_images=run.run_status.on_images("measured"))
-        scores = {key: rounded(value) for key, value in benchmark_miou(metrics, space).items()}
-        return scores, {class_name: rounded(value) for class_name, value in metrics.iou.items()}
-
-    with enough_memory("evaluation", run.device, config.eval_batch, config.eval_window or config.eval_size,
-                       run.data.val):
-        scores, iou = measured(state.teacher, "")
-        found = {**scores, "iou": iou}
-        return found | {"student": measured(state.student, " of the student")[0]} if config.eval_student else found
+    if list(sets) == [OWN]:
+        return measure_set(run, state, sets[OWN], name)
+    return mean_of({each: measure_set(run, state, val, f"{name}, {each}") for each, val in sets.items()})
 
 # %% ../nbs/runtime/stages.ipynb #25692a39
 def fit_and_measure(
@@ -368,7 +389,8 @@ def fit_and_measure(
     trainer.fit(bar=run.bar)
     if trainer.saved_step != num_steps:  # measuring takes a while, and may fail
         trainer.save()
-    metrics = measure(run, state, name)
+    without = stage == "source" and run.config.source == "none"  # an untrained network tells nothing
+    metrics = {"miou": None, "iou": {}} if without else measure(run, state, name)
     if processes.is_main_process:
         write_csv(folder / "training.csv", trainer.log)
         save_checkpoint(run.layout.checkpoint(stage), state, stage=number, steps=num_steps)
@@ -381,7 +403,11 @@ def fit_and_measure(
 
 # %% ../nbs/runtime/stages.ipynb #debdb95c
 def train_source(run: RunParts) -> None:
-    "Train on labelled source images alone, and measure how far that goes on the target."
+    """Train on labelled source images alone, and measure how far that goes on the target. Without a source, networks
+    and banks are made, and nothing is measured."""
+    if run.config.source == "none":
+        fit_and_measure(run, "source", "networks", run.checkpoints.new(), run.config, 0, source=run.data.source)
+        return
     config = replace(run.config, lambda_u=0.0, lambda_c=0.0, copy_paste_probability=0.0, target_batch=0,
                      unlabelled_batch=0, source_batch=run.config.source_batch + run.config.target_batch)
     images = stage_images(run, "source", StageImages(run.data.source.ids, run.data.target.ids, [], []))

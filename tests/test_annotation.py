@@ -20,8 +20,8 @@ from stal_nb.annotation import (
 )
 from stal_nb.app.annotator import IGNORED, Annotator, predictor
 from stal_nb.app.transfer import SEGMENTS, pack_image, pack_labels, superpixels, unpack_labels
-from stal_nb.formats import rle_decode
 from stal_nb.labels import CAMVID, CITYSCAPES, IGNORE
+from stal_nb.masks import rle_decode
 from stal_nb.runtime.errors import ConfigError, DataError, LabelError, StoreError
 from stal_nb.scenes import SceneDataset
 from stal_nb.store import LabelStore

@@ -14,6 +14,7 @@ from browser import open_notebook, run_cell
 from stal_nb.app.annotator import Annotator
 from stal_nb.app.drawing import STATIC
 from stal_nb.app.transfer import superpixels
+from stal_nb.classes import read_classes
 from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.scenes import SceneDataset
 from stal_nb.store import LabelStore
@@ -498,6 +499,67 @@ def test_every_control_has_a_name_and_the_keys_are_explained(desk):
     page.keyboard.press("Escape")
     assert page.get_by_role("dialog", name="Keys").count() == 0
     assert page.evaluate("document.activeElement.getAttribute('role')") == "application"
+
+
+def own_desk(new_page, tmp_path, names):
+    "A desk with classes of one's own, and nothing labelled."
+    space = read_classes({"classes": names}).label_space
+    samples = [sample._replace(labels=torch.full((48, 96), IGNORE)) for sample in SceneDataset("real", 1, size=(48, 96))]
+    return Desk(new_page(), Annotator(samples, LabelStore(tmp_path / "own", space), start="empty", autosave=0), (48, 96)), space
+
+
+def test_two_classes_of_ones_own_by_key(new_page, tmp_path):
+    desk, space = own_desk(new_page, tmp_path, ["sound <b>", "crack"])
+    page = desk.page
+    assert page.locator(".stal-palette span").all_text_contents() == ["sound <b>", "crack", "ignore"] and page.get_by_label("Find a class").count() == 0
+    desk.drag((10, 10))
+    for key in ("2", ".", "3", "t", "."):  # crack, around to sound, no third class, nothing to find, crack
+        page.keyboard.press(key)
+    page.keyboard.press("r")
+    desk.drag((50, 20), (60, 30))
+    expected = stroke(torch.full((48, 96), IGNORE), [(10, 10)], 9, 0)
+    expected[20:31, 50:61] = 1
+    assert torch.equal(desk.saved(), expected) and not page.problems
+    assert desk.widget.store.label_space.classes == space.classes
+
+
+def test_forty_classes_are_found_by_name_without_a_mouse(new_page, tmp_path):
+    names = ["sky", "Traffic sign", "road sign", "designer bench", "sign", "\u00c9rable", *(f"species {k}" for k in range(34))]
+    desk, space = own_desk(new_page, tmp_path, names)
+    page, expected = desk.page, torch.full((48, 96), IGNORE)
+    pressed = lambda: page.locator(".stal-palette [aria-pressed=true] span").inner_text()  # noqa: E731
+    shown = lambda: page.locator(".stal-palette button:visible span").all_text_contents()  # noqa: E731
+    page.get_by_role("application").focus()
+    page.keyboard.press("Control+ArrowRight")  # the cross, from the middle
+    page.keyboard.press("t")
+    page.keyboard.type("sign")  # s, i, g and n are commands elsewhere
+    assert shown() == ["Traffic sign", "road sign", "designer bench", "sign"] and page.locator(".stal-found span").inner_text() == "sign"
+    page.keyboard.press("ArrowDown")  # after the name itself those with the word
+    page.keyboard.press("Enter")
+    assert pressed() == "Traffic sign" and len(shown()) == 41 and page.get_by_label("Find a class").input_value() == ""
+    page.keyboard.press("Space")  # the keys are the image's again
+    page.keyboard.press("Space")
+    expected = stroke(expected, [(49, 24)], 9, 1)
+    page.keyboard.press("t")
+    page.keyboard.type("erab")
+    page.keyboard.press("Enter")
+    assert pressed() == "\u00c9rable"
+    page.keyboard.press("t")
+    page.keyboard.type("nothing like it")
+    page.keyboard.press("Enter")
+    assert shown() == [] and pressed() == "\u00c9rable"
+    page.keyboard.press("Escape")
+    for _ in range(34):
+        page.keyboard.press(".")  # to the end of the list, which scrolls
+    frame, chosen = (page.locator(place).bounding_box() for place in (".stal-panel", ".stal-palette [aria-pressed=true]"))
+    assert pressed() == "species 33" and frame["y"] < chosen["y"] and chosen["y"] + chosen["height"] < frame["y"] + frame["height"] + 2
+    page.keyboard.press("r")
+    desk.drag((0, 0), (9, 5))
+    expected[:6, :10] = 39
+    assert torch.equal(desk.saved(), expected)
+    page.keyboard.press("y")  # eight colours, five hatchings: forty that differ
+    looks = page.eval_on_selector_all(".stal-palette i", "nodes => nodes.slice(0, 40).map((n) => n.style.background)")
+    assert len(set(looks)) == 40 and not page.problems
 
 
 def test_two_fingers_zoom_and_a_pen_sends_fingers_to_the_side(desk):

@@ -12,11 +12,13 @@ from tools.docs import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 ORDER = """
-    runtime.errors runtime.files runtime.distributed runtime.ops runtime.devices runtime.signals runtime.images runtime.checkpoints runtime.batchnorm
-    labels canvas drawing scenes label_files data readers augmentation inspection metrics backbones models losses banks contrast mixing
-    uncertainty calibration selection label_versions store formats annotation pool datasets
-    config sampling step probe optimisation badsteps traininglog evaluation trainer scored scoring layout places budget planning
-    status poolstate stagecheckpoints stages run
+    runtime.errors runtime.files runtime.distributed runtime.ops runtime.devices runtime.signals runtime.images runtime.listing
+    runtime.checkpoints runtime.batchnorm
+    labels masks annotation_formats annotation_files canvas drawing scenes classes label_files data readers augmentation inspection metrics
+    backbones models losses banks contrast mixing
+    uncertainty calibration selection label_versions store formats annotation foldernames folders combine pool datasets settings config_file
+    config class_check sampling step probe optimisation badsteps traininglog evaluation trainer scored scoring layout places budget planning
+    status poolstate stagecheckpoints stages run survey new_project prediction exchange onnx_export
     app.drawing app.pages app.demo app.transfer app.annotator app.uncertainty_explorer app.selection_explorer app.check_page
     app.report app.run_log app.run_folder app.run_view app.run_process app.dashboard_picture app.dashboard app.form cli
 """.split()

@@ -9,11 +9,12 @@ from safetensors.torch import load_file
 
 from stal_nb import planning
 from stal_nb.app.report import headline, miou_figure
-from stal_nb.cli import check_data, configured, main, parser, predict_folder
+from stal_nb.cli import check_data, configured, main, parser
 from stal_nb.config import PAPER, PAPER_BUDGETS, PRESETS, SETTINGS, Config
 from stal_nb.data import write_sample
 from stal_nb.datasets import RunData
 from stal_nb.labels import CITYSCAPES, IGNORE
+from stal_nb.prediction import predict
 from stal_nb.run import Run
 from stal_nb.runtime.errors import ConfigError, DataError
 from stal_nb.scenes import SceneDataset
@@ -204,7 +205,7 @@ def test_a_folder_of_ones_own_is_labelled_and_predicted(tmp_path, capsys):
     assert main(["predict", str(run.path), str(tmp_path / "mine" / "images"), str(tmp_path / "out"), "--no-bar"]) == 0
     assert len(list((tmp_path / "out").glob("*.png"))) == len(list((tmp_path / "out" / "colour").glob("*.png"))) == 6
     with pytest.raises(ConfigError, match="stage: found 'round 7', expected one of the finished stages: source, round 0, round 1"):
-        predict_folder(run, tmp_path / "mine" / "images", tmp_path / "out", stage="round 7")
+        predict(run, [tmp_path / "mine" / "images"], tmp_path / "out", stage="round 7")
 
 
 def test_an_oracle_without_labels_is_refused(tmp_path):

@@ -22,13 +22,10 @@ from stal_nb.formats import (
     export_coco,
     export_coloured,
     import_labels,
-    pack_rle,
-    polygon_mask,
-    rle_decode,
-    rle_encode,
 )
 from stal_nb.labels import CAMVID, CITYSCAPES, IGNORE, LabelSpace
-from stal_nb.runtime.errors import ConfigError, LabelError, StalError, StoreError
+from stal_nb.masks import pack_rle, polygon_mask, rle_decode, rle_encode
+from stal_nb.runtime.errors import ConfigError, DataError, LabelError, StalError, StoreError
 from stal_nb.store import LabelStore, StaleLabelError
 
 
@@ -379,7 +376,7 @@ def test_an_import_is_refused_whole(store, tmp_path):
     with pytest.raises(LabelError, match="found a label of 'b' and 1 more, expected ids of the 1 images"):
         import_labels(back, found, sizes={"a": (24, 40)})
     assert back.ids() == []
-    with pytest.raises(LabelError, match="found category 'road'|found category 'sidewalk', expected classes of camvid"):
+    with pytest.raises(LabelError, match="found class '.* expected classes of camvid"):
         coco_labels(tmp_path / "x.json", CAMVID)
 
 
@@ -398,7 +395,7 @@ def test_what_has_no_unambiguous_way_out_is_refused(store, tmp_path):
     for read in (cityscapes_labels, coloured_labels):
         with pytest.raises(StoreError, match="expected labels to import"):
             read(tmp_path / "nowhere", CITYSCAPES)
-    with pytest.raises(StoreError, match="x.json: found 'No such file"):
+    with pytest.raises(DataError, match="x.json: found No such file"):
         coco_labels(tmp_path / "x.json", CITYSCAPES)
 
 

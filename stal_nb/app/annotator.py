@@ -24,7 +24,7 @@ from torch.utils.data import Dataset
 from ..annotation import ids_of
 from .drawing import STATIC
 from .transfer import SEGMENTS, as_bytes, pack_image, pack_labels, superpixels, unpack_labels
-from ..formats import rle_decode, rle_encode
+from ..masks import rle_decode, rle_encode
 from ..labels import IGNORE, LabelSpace, Sample, check_labels
 from ..layout import split_stage, stage_before
 from ..models import predict_logits

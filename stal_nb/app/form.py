@@ -77,7 +77,7 @@ class RunForm:
             steps = [f"{config.source_steps:,}", *(f"{n:,}" for n in config.round_steps)]
             epochs = [f"{count:g}" for count in config.round_epochs]
             length = f"{' + '.join(steps)} steps" if config.round_steps else f"{' + '.join(epochs)} epochs"
-            val = 0 if data.val is None else len(data.val)
+            val = sum(map(len, data.validation.values()))
             budgets = " then ".join(f"{budget:,}" for budget in run.budgets)
             self.message.value = (f"{len(data.source):,} source, {len(data.target):,} target and {val:,} validation "
                                   f"images; {length}; {budgets} {config.budget_unit} labelled in all")

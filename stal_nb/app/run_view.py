@@ -18,8 +18,10 @@ import numpy as np
 from .drawing import class_colours
 from .report import headline
 from .run_folder import RunFolder, saved_step
-from ..labels import CITYSCAPES, LABEL_SPACES, LabelSpace
+from ..classes import distinct_colours, read_classes
+from ..labels import LABEL_SPACES, LabelSpace
 from ..layout import RunLayout
+from ..runtime.errors import StalError
 
 # %% ../../nbs/app/run_view.ipynb #a556d590
 PAPER = {  # mIoU as published: DeepLab v3+ with ResNet-101, trained on the full data; labelled images -> percent
@@ -113,7 +115,8 @@ def results_of(
     return [{"name": "source only" if name == "source" else name.partition(":")[0],
              "labelled": found.get("labelled", 0), "miou": found.get(key), "student": of_student(found),
              "iou": list(found.get("iou", {}).values())}
-            for name, _, _ in folder.training if (found := folder.results.get(name))]
+            for name, _, _ in folder.training if (found := folder.results.get(name))
+            and (name != "source" or folder.config.get("source") != "none")]
 
 
 def reference_lines(folder: RunFolder, key: str) -> dict[str, float]:
@@ -128,8 +131,8 @@ WORDS = {"source": "source", "query": "ask", "label": "label", "train": "learn",
 
 def stages_of(folder: RunFolder) -> list[dict]:  # name, text, group, is: "done", "now" or "later"
     "Every stage of a run and how far it is."
-    products = folder.run.products.items() if folder.run else ()
-    return [{"name": name, "text": WORDS[name.rpartition(" ")[2]],
+    products, none = folder.run.products.items() if folder.run else (), folder.config.get("source") == "none"
+    return [{"name": name, "text": "no source" if name == "source" and none else WORDS[name.rpartition(" ")[2]],
              "group": name.partition(":")[0] if ":" in name else "",
              "is": "done" if file.exists() else "now" if name == folder.stage else "later"}
             for name, file in products]
@@ -141,15 +144,23 @@ def planned_labels(config: dict) -> list[int]:
     return [int(b) for b in config.get("budgets", ()) if whole and not (isinstance(b, float) and b <= 1)]
 
 # %% ../../nbs/app/run_view.ipynb #edd99142
-def _space_of(classes: Sequence[str]) -> LabelSpace:
-    "The label space that has these classes."
-    return next((space for space in LABEL_SPACES.values() if set(classes) <= set(space.classes)), CITYSCAPES)
+def _space_of(
+    config: dict,  # of a run
+    classes: Sequence[str],  # as they are logged
+) -> LabelSpace:
+    "The run's own classes, else the built-in label space that has these, else these with colours of ours."
+    with suppress(StalError):
+        if config.get("classes"):
+            return read_classes(config["classes"]).label_space
+    named = LABEL_SPACES.get(config.get("label_space")), *LABEL_SPACES.values()
+    built_in = next((space for space in named if space and set(classes) <= set(space.classes)), None)
+    return built_in or LabelSpace("own classes", tuple(classes), tuple(distinct_colours(len(classes))))
 
 
 def classes_of(folder: RunFolder) -> dict:  # classes, colours, sampling, bank, capacity: lists of one length
     "What is logged of each class."
     classes, newest, capacity = folder.classes, folder.newest, folder.config.get("bank_capacity", 0)
-    colours = class_colours(_space_of(classes))
+    colours = class_colours(_space_of(folder.config, classes))
     return {"classes": classes, "colours": [colours.get(name, "#888") for name in classes],
             "sampling": [newest.get(f"sampling/{name}") for name in classes],
             "bank": [newest.get(f"bank/{name}") for name in classes],

@@ -190,7 +190,7 @@ def _why_covered(pool: ScoredPool, name: str, query: Sequence[str], i: int) -> s
     return f"a chosen image is near, {distance.min():.2f} away ({pool.ids[near]}); others were farther from all."
 
 # %% ../../nbs/app/selection_explorer.ipynb #89e4dfa3
-def class_shares_of(labels: Tensor, num_classes: int = 19) -> Tensor:
+def class_shares_of(labels: Tensor, num_classes: int = CITYSCAPES.num_classes) -> Tensor:
     "(C,) share of each class among the labelled pixels."
     count = torch.bincount(labels[labels != IGNORE], minlength=num_classes)[:num_classes].double()
     return count / count.sum().clamp(min=1)

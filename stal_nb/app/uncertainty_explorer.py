@@ -197,7 +197,7 @@ class UncertaintyExplorer(anywidget.AnyWidget):
         samples: Dataset | Sequence[Sample],  # images, with labels where they are known (255 elsewhere)
         # name -> network, or a function that loads it when needed
         networks: nn.Module | Mapping[str, nn.Module | Callable[[], nn.Module]],
-        label_space: LabelSpace = CITYSCAPES,
+        label_space: LabelSpace | None = None,  # None = that of the samples; Cityscapes' where they do not say
         ensemble: Sequence[str] | None = None,  # names of the networks that are asked together; None = all
         # further ones: name -> function (1, C, H, W) -> (1, H, W) in [0, 1]
         measures: Mapping[str, Callable[[Tensor], Tensor]] | None = None,
@@ -207,6 +207,7 @@ class UncertaintyExplorer(anywidget.AnyWidget):
         **state: Any,  # traits to start with, such as `measure="ripu"`, and options of the widget
     ):
         self._loaders = dict(networks) if isinstance(networks, Mapping) else {"network": networks}
+        label_space = label_space or getattr(samples, "label_space", CITYSCAPES)
         ids = ids_of(samples)
         if not ids or not self._loaders:
             raise ConfigError(f"samples, networks: found {len(ids)} and {len(self._loaders)}, "

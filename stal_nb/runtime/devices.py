@@ -6,6 +6,7 @@
 __all__ = ['resolve_device', 'flush_denormals', 'in_background', 'memory_of', 'memory_words', 'is_out_of_memory']
 
 # %% ../../nbs/runtime/devices.ipynb #d8f8976d
+import math
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -28,6 +29,9 @@ def resolve_device(name: str) -> torch.device:
                               "expected 'auto', 'cpu', 'cuda', 'mps' or another that torch knows") from None
         if device.type == "cuda" and not torch.cuda.is_available():
             raise ConfigError(f"device: found {name!r} on a machine without CUDA, expected 'auto' or 'cpu'")
+        most = {"cpu": 1, "cuda": torch.cuda.device_count()}.get(device.type, 0 if device.type == "meta" else math.inf)
+        if (device.index or 0) >= most:
+            raise ConfigError(f"device: found {name!r} where there are {most} of this kind, expected 'auto' or another")
         return device
     return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
 

@@ -29,7 +29,7 @@ const HELP = [
   ["Tools", [["B", "brush"], ["E", "eraser: back to unlabelled"], ["L", "polygon: click points; Enter, double click or first point closes, Backspace removes"],
     ["R", "rectangle"], ["F", "fill a piece of one label"], ["S", "superpixel: click or drag"], ["G", "superpixels finer or coarser"], ["I", "pick the class under the pointer"],
     ["[ ]", "brush smaller, larger"], ["Esc", "not after all"]]],
-  ["Classes", [["1 … 9, 0", "classes 1 to 10"], ["Shift + 1 … 0", "classes 11 to 20"], [", .", "class before, after"], ["X", "ignore: nobody can tell"]]],
+  ["Classes", [["1 … 9, 0", "classes 1 to 10"], ["Shift + 1 … 0", "classes 11 to 20"], ["T", "type the name of a class (of more than 20)"], [", .", "class before, after"], ["X", "ignore: nobody can tell"]]],
   ["Model", [["A", "accept the prediction"], ["Shift + A", "accept where it is confident"], ["C", "accept the current class"], ["W", "accept fills only what is unlabelled"],
     ["Q", "uncertainty: off, overlay, contour"], ["U, Shift + U", "next, previous most uncertain region"]]],
   ["View", [["wheel, + −", "zoom (click the image first)"], ["right mouse, Space + drag", "move the image"], ["Home", "whole image"], ["V", "before / after"], ["H", "hide the labels"],
@@ -645,7 +645,11 @@ const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1
 
 // Eight hues that differ in lightness and stay apart for colour-blind eyes (after Okabe and Ito); classes beyond eight also have a hatching.
 const SAFE = [[230, 159, 0], [0, 114, 178], [240, 228, 66], [204, 121, 167], [86, 180, 233], [213, 94, 0], [0, 158, 115], [40, 40, 40]];
-const HATCH = [() => false, (x, y) => (x + y) % 8 < 3, (x, y) => x % 6 < 3 && y % 6 < 3]; // in pixels of the screen
+const HATCH = [() => false, (x, y) => (x + y) % 8 < 3, (x, y) => x % 6 < 3 && y % 6 < 3, (x, y) => y % 7 < 3, (x, y) => ((x >> 2) ^ (y >> 2)) & 1]; // in pixels of the screen
+const KEYED = 20; // classes that have a key; more of them are found by name
+
+// As people type: without accents and capitals.
+const plain = (text) => text.normalize("NFD").replace(/\p{M}/gu, "").toLowerCase().trim();
 
 class View {
   constructor(session, el) {
@@ -662,8 +666,10 @@ class View {
     this.photo = document.createElement("canvas"); // the image as large as it is shown
     this.stage = make("div", { className: "stal-stage" }, make("div", { className: "stal-sheet" }, this.canvas, this.glass));
     this.dialogs = make("div", { className: "stal-dialogs" });
-    const panel = make("div", { className: "stal-panel" }, this.palette()), options = this.options();
-    this.root.append(this.header(), options, this.toolbar(), this.stage, panel, this.footer(), this.dialogs);
+    this.panel = make("div", { className: "stal-panel" }, this.palette());
+    if (this.classes.length - 1 > KEYED) this.panel.prepend(this.finder());
+    const options = this.options();
+    this.root.append(this.header(), options, this.toolbar(), this.stage, this.panel, this.footer(), this.dialogs);
     el.append(this.root);
     this.listen();
     session.views.add(this);
@@ -773,12 +779,63 @@ class View {
     this.classes = [...model.get("classes"), "ignore"].map((name, k, { length }) => {
       const last = k === length - 1, key = last ? "X" : k < 10 ? `${(k + 1) % 10}` : k < 20 ? `⇧${(k + 1) % 10}` : "";
       const label = last ? IGNORED : k, title = key ? `${name} (${key.replace("⇧", "Shift+")})` : name;
-      const node = this.button(name, () => (settings.label = label), { title: last ? `${title}: decided that nobody can tell` : title, text: "" });
+      const node = this.button(name, () => this.pick(label), { title: last ? `${title}: decided that nobody can tell` : title, text: "" });
       node.append(make("i", { aria: { hidden: "true" } }), make("span", { textContent: name }), make("b"), make("kbd", { textContent: key, aria: { hidden: "true" } }));
       Object.assign(node, { stalLabel: label });
       return node;
     });
     return make("div", { className: "stal-palette", aria: { role: "group", label: "Classes" } }, ...this.classes);
+  }
+
+  // Where there are more classes than keys: type a part of the name, then Enter.
+  finder() {
+    const input = make("input", { type: "search", className: "stal-find", placeholder: "Find a class (T)", autocomplete: "off", spellcheck: false, aria: { label: "Find a class" } });
+    for (const event of ["input", "focus"]) input.addEventListener(event, () => this.find(input.value));
+    input.addEventListener("keydown", (event) => {
+      event.stopPropagation(); // a letter is a letter here
+      const { key } = event, by = { ArrowDown: 1, ArrowUp: -1 }[key];
+      if (event.isComposing || !(by || key === "Enter" || key === "Escape")) return;
+      event.preventDefault();
+      if (by) return this.mark(this.place + by);
+      if (key === "Enter" && !this.found[this.place]) return;
+      if (key === "Enter") this.session.active(), this.pick(this.found[this.place].stalLabel);
+      else this.find((input.value = ""));
+      this.root.focus({ preventScroll: true });
+      this.session.changed();
+    });
+    this.findBox = input;
+    return input;
+  }
+
+  // Names that begin with the text come first, then those with a word that does, then those that hold it.
+  find(text) {
+    const wanted = plain(text);
+    const rank = (node) => {
+      const name = plain(node.getAttribute("aria-label")), at = name.indexOf(wanted), words = name.split(/[^\p{L}\p{N}]+/u);
+      return at < 0 ? 3 : at === 0 ? 0 : words.some((word) => word.startsWith(wanted)) ? 1 : 2;
+    };
+    const ranked = this.classes.map((node) => [rank(node), node]);
+    this.found = ranked.filter(([r]) => r < 3).sort((a, b) => a[0] - b[0]).map(([, node]) => node);
+    for (const [r, node] of ranked) node.hidden = r === 3;
+    this.mark(wanted ? 0 : -1);
+  }
+
+  mark(place) {
+    this.place = place < 0 ? place : Math.max(0, Math.min(place, this.found.length - 1));
+    this.classes.forEach((node) => node.classList.toggle("stal-found", node === this.found[this.place]));
+    if (this.found[this.place]) this.reveal(this.found[this.place]);
+  }
+
+  pick(label) {
+    this.session.settings.label = label;
+    if (this.findBox?.value) this.find((this.findBox.value = ""));
+  }
+
+  // Scrolls the list alone, not the notebook.
+  reveal(node) {
+    const { top, bottom } = node.getBoundingClientRect(), frame = this.panel.getBoundingClientRect(), head = this.findBox?.offsetHeight ?? 0;
+    if (top < frame.top + head) this.panel.scrollTop -= frame.top + head - top;
+    else if (bottom > frame.bottom) this.panel.scrollTop += bottom - frame.bottom;
   }
 
   footer() {
@@ -803,6 +860,7 @@ class View {
     const state = (id) => (s.unsaved(id) ? `${s.status(id)}, unsaved changes` : s.status(id)), conflict = s.conflicts.get(s.id);
     this.tools.forEach((node) => node.setAttribute("aria-pressed", node.getAttribute("aria-label") === settings.tool));
     this.classes.forEach((node) => node.setAttribute("aria-pressed", node.stalLabel === settings.label));
+    if (this.label !== settings.label) this.reveal(this.classes.find((node) => node.stalLabel === (this.label = settings.label)));
     this.beforeButton.setAttribute("aria-pressed", settings.before);
     this.sliders.forEach((refresh) => refresh());
     this.sizeSlider.hidden = !["Brush", "Eraser"].includes(settings.tool);
@@ -894,7 +952,8 @@ class View {
     const colour = `rgb(${table.slice(3 * label, 3 * label + 3).join(",")})`, kind = this.hatch[label];
     if (!kind) return colour;
     const other = label === IGNORED && !table[3 * label] ? "#fff" : "#000";
-    return kind === 1 ? `repeating-linear-gradient(135deg, ${other} 0 2px, ${colour} 2px 6px)` : `radial-gradient(${other} 35%, ${colour} 38%) 0 0 / 6px 6px`;
+    return [`repeating-linear-gradient(135deg, ${other} 0 2px, ${colour} 2px 6px)`, `radial-gradient(${other} 35%, ${colour} 38%) 0 0 / 6px 6px`,
+      `repeating-linear-gradient(0deg, ${other} 0 2px, ${colour} 2px 5px)`, `repeating-conic-gradient(${other} 0 25%, ${colour} 0 50%) 0 0 / 8px 8px`][kind - 1];
   }
 
   recolour() {
@@ -1366,7 +1425,7 @@ class View {
       w: () => (settings.gently = !settings.gently), q: () => (cycle("heat", ["off", "overlay", "contour"]), this.damage()), u: () => this.nextRegion(shift ? -1 : 1),
       g: () => this.granularity((settings.level + 1) % LEVELS.length), v: () => this.compare(), h: () => ((settings.hidden = !settings.hidden), this.damage()),
       y: () => ((settings.safe = !settings.safe), this.recolour()), d: () => s.work && !this.conflict && s.save(s.id, { done: true }), k: () => s.skip(),
-      n: () => s.go(s.index + 1), p: () => s.go(s.index - 1), x: () => (settings.label = IGNORED), ",": () => near(-1), ".": () => near(1),
+      t: () => this.findBox?.focus({ preventScroll: true }), n: () => s.go(s.index + 1), p: () => s.go(s.index - 1), x: () => (settings.label = IGNORED), ",": () => near(-1), ".": () => near(1),
       "[": () => (settings.size = Math.max(1, settings.size - 2)), "]": () => (settings.size = Math.min(121, settings.size + 2)),
       "+": () => this.zoom(1.5), "=": () => this.zoom(1.5), "-": () => this.zoom(1 / 1.5), home: () => this.fit(), "?": () => this.help(),
       escape: () => (this.helpBox ? this.closeHelp() : this.cancel()), enter: () => this.closePolygon(), backspace: () => (this.points.pop(), this.redraw()), " ": () => this.pen(),
@@ -1374,7 +1433,7 @@ class View {
   }
 
   choose(label) {
-    if (label < this.classes.length - 1) this.session.settings.label = label;
+    if (label < this.classes.length - 1) this.pick(label);
   }
 }
 
