@@ -133,7 +133,7 @@ class Budget:
         acquired: Mapping[str, list[Region] | None],  # image -> its regions, or None for all of it
     ) -> int:
         "Pixels of what was queried. What is queried counts, not what comes back: void is not refunded."
-        whole = sum(self.pixels_of(id) for id, regions in acquired.items() if regions is None)
+        whole = sum(self.pixels_of(id) or self.image_pixels for id, regions in acquired.items() if regions is None)
         return whole + sum(region_pixels(regions) for regions in acquired.values() if regions is not None)
 
     def left(
