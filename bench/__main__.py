@@ -36,7 +36,7 @@ def main() -> int:
     unknown = sorted(set(options.names) - set(names))
     if unknown:
         parser.error(f"found {', '.join(unknown)}, expected some of {', '.join(names)}")
-    results = json.loads(options.out.read_text()) if options.out.exists() else {}
+    results = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     over = 0
     for name in options.names or names:
         print(f"\n{name}", flush=True)

@@ -155,7 +155,8 @@ def peak_of_a_run(folder: Path, target: int, steps: int = 12) -> float:
             "trainer = trainer_of(source, target, 0)\n"
             "for batch in trainer.batches(0, int(sys.argv[3])): trainer.one_step(batch)\n"
             "print(peak_held())")
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(folder), str(target), str(steps)], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, str(folder), str(target), str(steps)], check=True, capture_output=True,
+                          encoding="utf-8")
     return float(done.stdout.split()[-1])
 
 

@@ -135,7 +135,7 @@ def step_entries(
 ) -> list[dict]:
     "Step over passes, each ratio within one process; the median of several processes, since how memory happens to be laid out in one moves it by some percent."
     code = f"import json; from bench.bench_method import step_times; print(json.dumps(step_times({backbone!r}, {size}, {repeats}, {width}, {aux_images})))"
-    told = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout for _ in range(processes)]
+    told = [subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, encoding="utf-8").stdout for _ in range(processes)]
     runs = [json.loads(text.splitlines()[-1]) for text in told]
     ratios = sorted(run["step"] / run["passes"] for run in runs)
     step, passes = (statistics.median(run[key] for run in runs) * 1e3 for key in ("step", "passes"))

@@ -51,7 +51,7 @@ def row(name: str, seed: int, run: Run) -> dict:
     "What is kept of a run."
     summary, state = run.summary(), run.state_after("round 0")
     last = summary["rounds"][-1]
-    with (run.round_folder(0) / "training.csv").open(newline="") as file:
+    with (run.round_folder(0) / "training.csv").open(newline="", encoding="utf-8") as file:
         log = list(csv.DictReader(file))
     crop = evaluate(state.teacher, run.data.val, run.data.label_space, crop=(96, 96), bar=False)  # 769 x 769 of 2048 x 1024, to scale
     return {"variant": name, "seed": seed, "miou": last["miou"], "iou": last["iou"], "source_only": summary["source_only"]["miou"],

@@ -54,7 +54,7 @@ def continued(base: Run, name: str, folder: Path, bar: bool) -> dict:
     run = Run.open(folder) if (folder / "config.json").exists() else base.fork(folder, after=0, strategy=name)
     run.bar = bar
     summary = run.finish()
-    query = json.loads((run.round_folder(1) / "query.json").read_text())
+    query = json.loads((run.round_folder(1) / "query.json").read_text(encoding="utf-8"))
     first, last = summary["rounds"][0], summary["rounds"][-1]
     return {
         "strategy": name,
@@ -79,7 +79,7 @@ def compare(
     data: str, root: str, seeds: list[int], names: list[str], changes: dict, runs: Path, out: Path, bar: bool = False
 ) -> list[dict]:
     "Every strategy for every seed; what is in `out` for other data, seeds or strategies stays there."
-    results = json.loads(out.read_text())["runs"] if out.exists() else []
+    results = json.loads(out.read_text(encoding="utf-8"))["runs"] if out.exists() else []
     for seed in seeds:
         base = base_run(data, root, seed, runs / f"{data}-{seed}", changes, bar)
         for name in names:

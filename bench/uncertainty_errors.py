@@ -72,7 +72,7 @@ def main() -> None:
     options = parser.parse_args()
     runs = {seed: trained(options.preset, options.root, seed, options.runs / f"{options.preset}-{seed}") for seed in options.seeds}
     rows = judge(runs, options.images, options.passes)
-    results = json.loads(options.out.read_text()) if options.out.exists() else {}
+    results = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
     results[options.preset] = {"title": TITLES[options.preset], "seeds": options.seeds, "passes": options.passes, "rows": rows}
     atomic_write_json(options.out, results)
 

@@ -20,7 +20,7 @@ from .data import load_labels
 from .datasets import CLASS_FILE, KINDS, OWN, RunData, source_space
 from .labels import IGNORE, LabelSpace
 from .losses import fitting_ranks
-from .runtime.errors import LabelError
+from .runtime.errors import DataError, LabelError
 
 # %% ../nbs/runtime/class_check.ipynb #e9809047
 LOOKED_AT = 200  # label files of each part
@@ -50,7 +50,7 @@ def label_shares(
     dataset: Dataset,  # of `Sample`, with labels
     most: int = LOOKED_AT,  # label files looked at, unless they show no class
 ) -> LabelShares:
-    "Count the pixels of each class. Raises `DataError` for a label file that cannot be read or holds unknown values."
+    "Count the pixels of each class. Files that cannot be read are passed over. Raises `LabelError` for unknown values."
     total = len(dataset)
     chosen = list(dict.fromkeys(k * total // min(most, total) for k in range(min(most, total))))
     pixels = torch.zeros(dataset.label_space.num_classes, dtype=torch.int64)
@@ -58,7 +58,12 @@ def label_shares(
     for index in [*chosen, *sorted(set(range(total)) - set(chosen))]:
         if looked >= len(chosen) and pixels.any():
             break
-        found = torch.bincount(load_labels(dataset, index).flatten(), minlength=256)
+        try:
+            found = torch.bincount(load_labels(dataset, index).flatten(), minlength=256)
+        except LabelError:
+            raise
+        except DataError:  # a broken file is left out by name before training, see `pool`
+            continue
         looked, ignored, pixels = looked + 1, ignored + int(found[IGNORE]), pixels + found[: len(pixels)]
         kinds = int((found[: len(pixels)] > 0).sum())
         single += kinds == 1

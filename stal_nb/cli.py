@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['parse_setting', 'add_compare', 'parser', 'configured', 'tell', 'check_data', 'describe', 'try_page', 'try_report',
-           'try_experiment_page', 'bring_out', 'status_line', 'measured_line', 'work_on_experiment', 'run_path', 'say',
-           'say_uncounted', 'print_warnings', 'go_on', 'work_on', 'main']
+           'try_experiment_page', 'bring_out', 'status_line', 'measured_line', 'speak_utf8', 'work_on_experiment',
+           'run_path', 'say', 'say_uncounted', 'print_warnings', 'go_on', 'work_on', 'main']
 
 # %% ../nbs/runtime/cli.ipynb #6069aed5
 import argparse
@@ -332,6 +332,16 @@ def measured_line(run: Run) -> str:
     named = f" ({', '.join(sets)})" if sets else ""
     return f"{'source only' if stages[-1] == 'source' else stages[-1]}: mIoU {found['miou']:.1f}{named}"
 
+# %% ../nbs/runtime/cli.ipynb #14368981
+def speak_utf8() -> None:
+    """Let the program start anew in Python's UTF-8 mode where the system has no locale (`LC_ALL=C`): file names would
+    be ASCII there. Signs that a terminal does not have are shown as `?`."""
+    if os.name == "posix" and not sys.flags.utf8_mode and sys.getfilesystemencoding().lower() not in ("utf-8", "utf8"):
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
 # %% ../nbs/runtime/cli.ipynb #c0a9e703
 def work_on_experiment(options: argparse.Namespace) -> int:
     "What `compare` does. Returns the exit status: 1 if a run failed."
@@ -430,6 +440,8 @@ def main(arguments: list[str] | None = None) -> int:
     waits for a person's labels, 130 stopped by a signal.
 
     Several processes (`accelerate launch -m stal_nb run ...`) run the same command; one of them speaks."""
+    if arguments is None:
+        speak_utf8()
     options = parser().parse_args(arguments)
     path, speaks = Path(), True
     try:

@@ -260,6 +260,7 @@ class Config(TrainingConfig):
     mc_passes: int = bounded(8, minimum=2)  # dropout masks of the strategy `bald`
     ensemble_size: int = bounded(3, minimum=2)  # teachers of the strategy `ensemble`: those of the last stages
     eval_batch: int = bounded(8, minimum=1)  # images a batch in scoring and evaluation
+    bad_files: str = bounded("skip", choices=("skip", "stop"))  # what cannot be read is left out by name, or refused
     forked_from: str = ""  # set by `Run.fork`: which run's first stages this one took over
 
     def __post_init__(self):

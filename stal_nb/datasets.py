@@ -30,6 +30,7 @@ from .data import Pool, RelabelledDataset, Resized, has_label, load_image, read_
 from .folders import look_at
 from .labels import CAMVID, CITYSCAPES, IGNORE, LABEL_SPACES, SYNTHIA, LabelSpace, Sample
 from .readers import GTA5, CamVid, Cityscapes, Synthia
+from .pool import FileRecord, PoolRecord, check_ids, without
 from .runtime.errors import ConfigError, DataError, StoreError
 from .scenes import SceneDataset
 from .splits import Concatenated, split_by_name
@@ -224,14 +225,18 @@ def excluded_classes(
 def chosen_source(
     source: Dataset,
     config: Any,  # a `Config`
+    known: Mapping[str, FileRecord] | None = None,  # images that the run has chosen before, by id
 ) -> Dataset:
-    "The images of a source on disk that a configuration uses, in the size that it says."
+    """The images of a source on disk that a configuration uses. A choice stays: images that came later do not change
+    it."""
+    if known:
+        return split_pool(source, [id for id in source.ids if id in known])[0]
     if config.source_split:
-        source, _ = split_pool(source, read_split(config.source_split, source))
-    elif 0 < config.source_images < len(source):
+        return split_pool(source, read_split(config.source_split, source))[0]
+    if 0 < config.source_images < len(source):
         order = torch.randperm(len(source), generator=torch.Generator().manual_seed(config.seed))
-        source = Pool(source, sorted(order[: config.source_images].tolist()))
-    return source if config.source_size is None else Resized(source, config.source_size)
+        return Pool(source, sorted(order[: config.source_images].tolist()))
+    return source
 
 
 def in_label_space(
@@ -262,8 +267,10 @@ class RunData:
         self,
         config: Any,  # a `Config`
         given: Mapping[str, Dataset] | None = None,  # role -> data set of `Sample` to use instead
+        record: PoolRecord | None = None,  # what the run knows of its files; None = nothing, and nothing is left out
     ):
         self.config, self.given = config, dict(given or {})
+        self.record, self._listed = record, {}
         self.shares: dict[str, Any] | None = None  # of each class in the labels, once `class_check` has counted them
         space = self.given["target"].label_space if "target" in self.given else target_space(config)
         self.label_space: LabelSpace = space or LABEL_SPACES[config.label_space]
@@ -309,6 +316,9 @@ class RunData:
         val = self._open("val")
         if val is not None or not self.config.holdout:
             return target, val, ""
+        if held := self.known("val"):  # images that came later do not change what mIoU is measured on
+            val, target = split_pool(target, [id for id in target.ids if id in held])
+            return target, val, f"validation: the {len(val):,} images that were held out when the run began"
         return hold_out(target, self.config.holdout, self.config.seed)
 
     @property
@@ -321,27 +331,76 @@ class RunData:
             lines += [f"{role}: {note}" for note in getattr(reader_of(dataset), "notes", ())]
         return [*dict.fromkeys(lines), *filter(None, [self._divided[2]])]
 
+    def listed(
+        self,
+        role: str,  # "source", "target" or "val"
+    ) -> Dataset | None:
+        "The images that the configuration speaks of, as they lie on disk now: those that are left out included."
+        if role not in self._listed:
+            config = self.config
+            if role in ("target", "val"):
+                dataset = self._divided[role == "val"]
+            else:
+                dataset = self._open(role) if role == "source" else self._named_validation[role]
+            if role == "target" and config.target_split:
+                dataset, _ = split_pool(dataset, self._named(dataset))
+            if role == "source" and KINDS[config.source].on_disk:
+                if not getattr(dataset, "has_labels", True):
+                    raise DataError(f"{config.source_root}: found source images without labels, expected labels "
+                                    "beside the images, see look_at (source_labels states where they are)")
+                dataset = chosen_source(dataset, config, self.known("source"))
+            self._listed[role] = dataset
+        return self._listed[role]
+
+    def _named(self, target: Dataset) -> list[str]:
+        "The ids of the list `target_split`; without those that the run has had and that are gone."
+        known = self.known("target")
+        try:
+            return read_split(self.config.target_split, target)
+        except DataError:  # it names an image that is gone, or is gone itself
+            if not known:
+                raise
+        return [id for id in target.ids if id in known]
+
+    def known(self, role: str) -> dict[str, FileRecord]:
+        "What the run knows of the files of a part."
+        return self.record.of(role) if self.record else {}
+
+    def _usable(self, role: str) -> Dataset | None:
+        "The listed images without those that the run leaves out."
+        dataset, known = self.listed(role), self.known(role)
+        return without(dataset, {id for id, file in known.items() if file.problem}) if known else dataset
+
+    @property
+    def once_known(self) -> list[str]:
+        "The ids of all target images that there are, or that the run has had."
+        return list(dict.fromkeys([*self.target.ids, *self.known("target")]))
+
+    def refresh(self) -> None:
+        "Forget what was opened: files have come or gone."
+        self._listed = {}
+        for name in ("target", "validation", "source", "_divided", "_named_validation"):
+            self.__dict__.pop(name, None)
+
     @cached_property
     def target(self) -> Dataset:
         "The images that are adapted to. Their labels are for the oracle alone."
-        config, target = self.config, self._divided[0]
-        if config.target_split:
-            target, _ = split_pool(target, read_split(config.target_split, target))
-        on_disk = KINDS[config.data].on_disk
-        if on_disk and config.annotator == "oracle" and not getattr(target, "has_labels", True):
-            raise ConfigError(f"annotator: found 'oracle' for images without labels ({config.data_root}), expected "
-                              "'person'")
+        config, target = self.config, self._usable("target")
+        check_ids(target.ids)
+        if KINDS[config.data].on_disk:
+            if config.annotator == "oracle" and not getattr(target, "has_labels", True):
+                raise ConfigError(f"annotator: found 'oracle' for images without labels ({config.data_root}), expected "
+                                  "'person'")
         return target
 
     @cached_property
     def validation(self) -> dict[str, Dataset]:
         """What mIoU is measured on, by name: the folders of the setting `validation`, or what the target brings itself
         under the name "validation"; {} for a folder without validation images."""
-        named = self.given.get("val", self.config.validation)
-        if isinstance(named, Mapping) and named:
-            sets = {name: self._open_validation(one) if isinstance(one, str) else one for name, one in named.items()}
+        if self._named_validation:
+            sets = {role.removeprefix("val/"): self._usable(role) for role in self._named_validation}
         else:
-            own = self._divided[1]
+            own = self._usable("val")
             sets = {} if own is None else {OWN: own}
         for name, val in sets.items():
             if not getattr(val, "has_labels", True):
@@ -349,6 +408,19 @@ class RunData:
                 raise DataError(f"{place}: found validation images without labels, expected labels to measure mIoU "
                                 "with")
         return sets
+
+    @cached_property
+    def _named_validation(self) -> dict[str, Dataset]:
+        "The validation sets that have names, by part: `val/NAME`."
+        named = self.given.get("val", self.config.validation)
+        named = named if isinstance(named, Mapping) else {}
+        return {f"val/{name}": self._open_validation(one) if isinstance(one, str) else one
+                for name, one in named.items()}
+
+    @property
+    def parts(self) -> list[str]:
+        "The parts of the data that `listed` knows."
+        return ["target", "source", *(self._named_validation or ["val"])]
 
     def _open_validation(self, folder: str) -> Dataset:
         "What a folder of the setting `validation` holds: its part `val` if it has one, in the target's label space."
@@ -369,15 +441,13 @@ class RunData:
     def source(self) -> Dataset:
         """Labelled images, in the target's label space; the classes of `exclude` are never seen in it. Of the kind
         "none": no image."""
-        config, source = self.config, self._open("source")
+        config, source = self.config, self._usable("source")
         if source is None:  # no source: a set of no images
             return Pool(self.target, [])
-        if KINDS[config.source].on_disk:
-            if not getattr(source, "has_labels", True):
-                raise DataError(f"{config.source_root}: found source images without labels, expected labels beside the "
-                                "images, see look_at (source_labels states where they are)")
-            source = chosen_source(source, config)
+        if KINDS[config.source].on_disk and config.source_size is not None:
+            source = Resized(source, config.source_size)
         return in_label_space(source, self.label_space, config.exclude, config.mapping)
+
 
 # %% ../nbs/runtime/datasets.ipynb #82599c1a
 class AcquiredLabels(Dataset):

@@ -7,8 +7,10 @@ __all__ = ['split_stage', 'stage_before', 'RunLayout']
 
 # %% ../nbs/runtime/layout.ipynb #b55bad39
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+from .runtime.files import one_form
 from .selection import Region
 
 # %% ../nbs/runtime/layout.ipynb #cfa52a1c
@@ -43,6 +45,8 @@ class RunLayout:
         self.labels = self.path / "labels"  # of the label store
         self.features = self.path / "features"  # of the frozen backbone, see `features`
         self.summary = self.path / "summary.json"
+        self.pool = self.path / "pool.csv"  # what the run knows of its files
+        self.places = self.path / "places.json"  # where the data lie as seen from here
         self.forked = self.path / "forked.json"  # written when a fork has all that it takes over
 
     def round_folder(self, number: int) -> Path:
@@ -89,7 +93,11 @@ class RunLayout:
 
     def query(self, number: int) -> dict:
         "The query of a round. Raises `FileNotFoundError` if there is none yet."
-        return json.loads((self.round_folder(number) / "query.json").read_text())
+        query = json.loads((self.round_folder(number) / "query.json").read_text(encoding="utf-8"))
+        query["ids"] = [one_form(id) for id in query.get("ids", [])]
+        if "regions" in query:
+            query["regions"] = [[one_form(id), *place] for id, *place in query["regions"]]
+        return query
 
     def warnings(self) -> list[str]:
         "What the checks of the queries found, round by round."
@@ -98,27 +106,33 @@ class RunLayout:
 
     def labelled(self, number: int) -> dict:
         "What was labelled at the end of a round's labelling. Raises `FileNotFoundError` if there is no such file yet."
-        return json.loads((self.round_folder(number) / "labelled.json").read_text())
+        record = json.loads((self.round_folder(number) / "labelled.json").read_text(encoding="utf-8"))
+        record["ids"] = [one_form(id) for id in record.get("ids", [])]
+        if "partial" in record:
+            record["partial"] = {one_form(id): pixels for id, pixels in record["partial"].items()}
+        return record
 
     def metrics(self, stage: str) -> dict | None:
         "What a trained stage was measured at; None if it is not finished."
         file = self.folder(stage) / "metrics.json"
-        return json.loads(file.read_text()) if file.exists() else None
+        return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
 
     def queried(
         self,
         before: int,  # rounds 0 to before - 1 are counted
+        void_rounds: Mapping[str, int] | None = None,  # image that was replaced -> queries of rounds before this one
     ) -> dict[str, list[Region] | None]:  # image -> its regions, or None for all of it
-        "What the queries of the rounds before `before` ask for."
+        "What the queries of the rounds before `before` ask for, but for those of images that were replaced since."
         found: dict[str, list[Region] | None] = {}
+        void = void_rounds or {}
         for number in range(before):
             if not (self.round_folder(number) / "query.json").exists():
                 continue
             query = self.query(number)
             if query.get("unit", "images") == "images":
-                found |= dict.fromkeys(query["ids"])
+                found |= dict.fromkeys(id for id in query["ids"] if number >= void.get(id, 0))
                 continue
             for id, y, x in query["regions"]:
-                if found.setdefault(id, []) is not None:
+                if number >= void.get(id, 0) and found.setdefault(id, []) is not None:
                     found[id].append(Region(id, y, x, query["radius"]))
         return found

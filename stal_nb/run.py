@@ -25,12 +25,14 @@ from .config import Config
 from .data import load_image
 from .datasets import found_classes
 from .layout import split_stage, stage_before
+from .places import keep_label_space, keep_ways, located, resolved
 from .planning import plan_run
+from .pool import PoolRecord
+from .poolstate import check_files
 from .runtime.devices import resolve_device
 from .runtime.distributed import process_state
 from .runtime.errors import ConfigError, StoreError
 from .runtime.files import atomic_write_bytes, atomic_write_json, remove_leftovers
-from .selection import Region
 from .step import TrainingState
 
 # %% ../nbs/13_run.ipynb #f3aad094
@@ -76,6 +78,13 @@ def copy_stages(
             other.store.save(id, run.store.load(id), annotator="taken over", seconds=0.0, source=run.config.name)
     if run.layout.features.exists():  # the same images and backbone; what does not fit is not looked at
         shutil.copytree(run.layout.features, other.layout.features, dirs_exist_ok=True)
+    if run.layout.pool.exists() and not other.layout.pool.exists():  # its labels are versions of another store
+        record = PoolRecord(run.layout.pool)
+        record.path = other.layout.pool
+        record.rows = {key: replace(file, void_version=0) for key, file in record.rows.items()}
+        record.write()
+        other.data.record.read()
+        other.forget_data()
     for folder in folders:
         target = other.path / folder.relative_to(run.path)
         if not (target / "metrics.json").exists():
@@ -127,9 +136,9 @@ def summarize(run: stages.RunParts) -> dict[str, Any]:
         if found:
             record = run.layout.labelled(number)
             ids, pixels = record["ids"], record.get("pixels")
-            entry = {"round": number, "labelled": len(ids), "fraction": len(ids) / whole}
+            entry = {"round": number, "labelled": len(ids), "fraction": min(1.0, len(ids) / whole)}
             if pixels is not None:  # regions: the share of the pixels, not of the images
-                entry |= {"fraction": pixels / (whole * run.budget.image_pixels), "pixels": pixels}
+                entry |= {"fraction": pixels / max(1, run.budget.pool_pixels), "pixels": pixels}
             rounds.append(entry | found)
     seconds = sum(entry["seconds"] for entry in [source, *rounds] if entry)
     return {"source_only": source, "rounds": rounds, "seconds": round(seconds, 1),
@@ -174,13 +183,6 @@ class RunView(stages.RunParts):
                         processes or process_state(self.device).num_processes)
 
     # -- labels and their price ------------------------------------------------------------------------------------
-
-    def queried(
-        self,
-        before: int,  # rounds 0 to before - 1 are counted
-    ) -> dict[str, list[Region] | None]:
-        "What was queried in the rounds before `before`: image -> its regions, or None for all of it."
-        return self.layout.queried(before)
 
     @property
     def budgets(self) -> tuple[int, ...]:
@@ -236,6 +238,8 @@ class RunView(stages.RunParts):
 class Run(RunView):
     "A run is a folder. Each stage writes its product last, so the first missing product says where to continue."
 
+    _files_checked = False  # by this process
+
     @classmethod
     def create(
         cls,
@@ -251,12 +255,12 @@ class Run(RunView):
         given = given_datasets(source, target, validation)
         config = replace(config, **{name: "given" for key, name in (("source", "source"), ("target", "data"))
                                     if key in given})
-        config = replace(config, **found_classes(vars(config)))
+        config = resolved(replace(config, **found_classes(vars(config))))
         exists, foreign = (path / "config.json").exists(), is_foreign(path)
         processes.wait_for_everyone()  # all have looked before one writes
         if exists:
             run = cls.open(path, source, target, validation)
-            found, expected = run.config.to_dict(), config.to_dict()
+            found, expected = resolved(run.config).to_dict(), config.to_dict()
             different = [f"{key} (found {found.get(key)!r}, expected {value!r})"
                          for key, value in expected.items() if found.get(key) != value]
             if different:
@@ -268,7 +272,10 @@ class Run(RunView):
         _ = run.budget.totals, run.data.validation, run.data.source  # checked before anything is written
         check_teaching(part_shares(run.data), run.data.label_space)
         if processes.is_main_process:
+            if "target" in given:
+                keep_label_space(run.data.label_space, path)
             atomic_write_json(run.layout.config, config.to_dict())
+            keep_ways(config, run.layout.places)
         processes.wait_for_everyone()
         return run
 
@@ -283,12 +290,13 @@ class Run(RunView):
         "Open the run in a folder. Raises `StoreError` if there is none."
         file = Path(path) / "config.json"
         try:
-            values = json.loads(file.read_text())
+            values = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise StoreError(f"run folder {path}: found no config.json, expected a folder made by Run.create") from None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise StoreError(f"{file}: not valid JSON ({error})") from None
-        run = cls(Path(path), Config.from_dict(values), given_datasets(source, target, validation))
+        config = located(Config.from_dict(values), path)
+        run = cls(Path(path), config, given_datasets(source, target, validation))
         if process_state(run.device).is_main_process:
             remove_leftovers(path)  # temporary files of a process that was killed while it saved
         return run
@@ -326,6 +334,7 @@ class Run(RunView):
         kind, number = split_stage(stage)
         with self.working():
             check_whole_fork(self)
+            self.check_files()
             if self.checkpoints.set_damaged_aside(self._needed_checkpoints(kind, number)):
                 return self.stage  # it is done again
             if kind == "source":
@@ -344,6 +353,20 @@ class Run(RunView):
             while self.stage is not None:
                 self.advance()
         return self.summary()
+
+    def check_files(self) -> list[str]:
+        """Open every file that the run has not seen as it is now, take up what was added, and leave out what is gone or
+        cannot be read. `advance` does it once before its first stage. Returns what has changed, in words.
+
+        Raises what `poolstate.check_files` raises."""
+        if self._files_checked:
+            return []
+        with self.working():
+            if process_state(self.device).is_main_process:
+                keep_ways(resolved(self.config), self.layout.places)
+            told = check_files(self)
+            self._files_checked = True
+        return told
 
     def _agreed_stage(self) -> str | None:
         "The next stage; one of several processes says which, since the others may look when it is done already."

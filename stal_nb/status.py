@@ -101,8 +101,8 @@ class RunStatus:
 
         {} before anything was done."""
         try:
-            status = json.loads(self.layout.status.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            status = json.loads(self.layout.status.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
             return {}
         if status["state"] == "running" and status["host"] == socket.gethostname() and not is_running(status["pid"]):
             status |= {"state": "stopped", "message": "its process is gone; nothing that was saved is lost, and "

@@ -4,15 +4,14 @@
 
 # %% auto #0
 __all__ = ['LOCK_SECONDS', 'checked_label', 'encode_label', 'decode_label', 'make_record', 'StaleLabelError', 'stale_label',
-           'one_writer', 'check_label_space', 'read_label', 'record_of', 'LabelVersions', 'records_in_force',
-           'LabelStore']
+           'one_writer', 'check_label_space', 'record_of', 'place_of', 'LabelStore']
 
 # %% ../nbs/runtime/store.ipynb #69862682
 import io
 import json
 import math
 import os
-import secrets
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
+from .label_versions import LabelVersions, read_label, records_in_force
 from .labels import IGNORE, LabelSpace, check_labels
 from .masks import MAX_PIXELS
 from .runtime import files
@@ -229,20 +229,7 @@ def check_label_space(
         raise LabelError(f"{file}: found labels of {name} ({len(classes)} classes), expected {label_space.name} "
                          f"({label_space.num_classes} classes): the same ids mean other things there")
 
-# %% ../nbs/runtime/store.ipynb #fdbfcdd1
-def read_label(
-    file: Path,
-    id: str,  # of the image, for the message
-) -> bytes:
-    "The PNG of a label. Raises `StoreError` if it is not there or cannot be read."
-    try:
-        return file.read_bytes()
-    except FileNotFoundError:
-        raise StoreError(f"{file}: found no label of {id!r}, expected one saved before") from None
-    except OSError as error:
-        raise StoreError(f"{file}: found '{error.strerror or error}', expected a readable file") from error
-
-
+# %% ../nbs/runtime/store.ipynb #b64a8321
 def record_of(
     file: Path,
 ) -> dict | None:
@@ -251,58 +238,18 @@ def record_of(
         return _record_in(image)
     return None
 
-# %% ../nbs/runtime/store.ipynb #19743364
-class LabelVersions:
-    "Earlier versions of labels, under `.versions` of a store."
 
-    def __init__(
-        self,
-        root: Path,  # the store's folder
-    ):
-        self.root = root
-
-    def file(
-        self,
-        id: str,  # of an image
-        version: int,
-    ) -> Path:
-        "Where a version is kept, whether it is there or not."
-        return self.root / ".versions" / files.name_of_id(id) / f"{version:06d}.png"
-
-    def keep(
-        self,
-        id: str,  # of an image
-        version: int,  # of the label in place
-        file: Path,  # the label in place
-    ) -> None:
-        "Give the label in place a second name, before another label takes the first."
-        kept = self.file(id, version)
-        try:
-            files.make_folder(kept.parent)
-            try:
-                os.link(file, kept)
-            # an interrupted save has done it, or the label was deleted by hand and its versions are counted anew
-            except FileExistsError:
-                if not os.path.samefile(file, kept) and file.read_bytes() != kept.read_bytes():
-                    os.replace(kept, kept.with_name(f"{kept.stem}.{secrets.token_hex(4)}.png"))
-                    os.link(file, kept)
-            files.sync_folder(kept.parent)
-        except FileNotFoundError:  # deleted by hand: nothing to keep
-            pass
-        except OSError:  # a file system without second names, or no room
-            files.atomic_write_bytes(kept, read_label(file, id))
-
-# %% ../nbs/runtime/store.ipynb #04a93b71
-def records_in_force(
-    logged: list[dict],  # lines of the log about one image, oldest first
-    inside: dict | None,  # the record inside the label in place
-) -> list[dict]:  # one record a version, the label in place last
-    "The records of an image's versions, without those of saves that were interrupted."
-    # the last of each version: those before it were interrupted
-    versions = {record["version"]: record for record in logged}
-    if inside:
-        versions = {v: record for v, record in versions.items() if v < inside["version"]} | {inside["version"]: inside}
-    return [versions[v] for v in sorted(versions)]
+def place_of(
+    root: Path,  # a store's folder
+    id: str,  # of an image
+) -> str:  # relative path of its label, with "/"
+    """Where the label of an image lies. A store that was written with names taken apart (NFD, see `one_form`) keeps
+    them. Raises `StoreError` for an id that is not safe as a name."""
+    name = files.name_of_id(id)
+    if name.isascii() or os.path.exists(f"{root}/{name}"):
+        return name
+    apart = unicodedata.normalize("NFD", name)
+    return apart if os.path.exists(f"{root}/{apart}") else name
 
 # %% ../nbs/runtime/store.ipynb #48f14cbf
 class LabelStore:
@@ -337,7 +284,7 @@ class LabelStore:
         id: str,  # of an image
     ) -> Path:  # of its label, whether there is one or not
         "Where the label of an image is kept. Raises `StoreError` for an id that is not safe as a name."
-        return self.root / files.name_of_id(id)
+        return self.root / place_of(self.root, id)
 
     def save(
         self,
@@ -361,7 +308,8 @@ class LabelStore:
             version = self._version(id)
             if base is not None and base != version:
                 raise stale_label(id, base, version, record_of(file) or {})
-            record = make_record(id, version + 1, ids, annotator, seconds, provenance)
+            number = max(version, self.kept.last_set_aside(id)) + 1
+            record = make_record(id, number, ids, annotator, seconds, provenance)
             if not self.label_space_file.exists():
                 files.atomic_write_json(self.label_space_file, {**asdict(self.label_space), "unlabelled": IGNORE})
             with files.replacing(file, encode_label(ids, record)):
@@ -376,7 +324,7 @@ class LabelStore:
     ) -> bool:
         """Whether the image has a label: one question to the file system, so always true to the disk. Raises
         `StoreError`."""
-        file = f"{self.root}/{files.name_of_id(id)}"
+        file = f"{self.root}/{place_of(self.root, id)}"
         try:
             os.stat(file)
         except (FileNotFoundError, NotADirectoryError):
@@ -426,6 +374,25 @@ class LabelStore:
         labels, now = self.load(id, version), self._version(id)
         return self.save(id, labels, annotator=annotator, base=now, restored=int(version))
 
+    def set_aside(
+        self,
+        id: str,  # of an image
+        reason: str,  # why, in words, for the log
+        up_to: int | None = None,  # a newer version than this stays in place; None = any goes
+    ) -> bool:  # whether there was a label to set aside
+        """Take a label out of use and keep it: the image counts as unlabelled, the next label is a further version,
+        and `restore` brings this one back. Raises `StoreError`."""
+        with one_writer(self.root):
+            version, file = self._version(id), self.file(id)
+            if not self.has(id) or (up_to is not None and version > up_to):
+                return False
+            self.kept.set_aside(id, version, file)
+            facts = {"event": "set aside"}
+            files.append_line(self.log_file, _as_line({"id": id}, "", 0.0, facts, {"was": version, "reason": reason}))
+            file.unlink(missing_ok=True)
+            files.sync_folder(file.parent)
+        return True
+
     def note(
         self,
         id: str,  # of an image
@@ -465,13 +432,15 @@ class LabelStore:
         id: str,  # of an image
     ) -> list[dict]:  # one record a version, the label in place last; empty if there is no label
         "Where an image's label came from, and those before it."
-        return self._records(id, [r for r in files.read_log(self.log_file) if r.get("id") == id])
+        files.name_of_id(id)  # refused if it is not safe as a name
+        own = [r for r in files.read_log(self.log_file) if files.one_form(str(r.get("id"))) == files.one_form(id)]
+        return self._records(id, own)
 
     def history(self) -> list[dict]:  # oldest first
         "The provenance of all labels, those that were replaced included."
         logged: dict[str, list[dict]] = {}
         for record in files.read_log(self.log_file):
-            logged.setdefault(record.get("id"), []).append(record)
+            logged.setdefault(files.one_form(str(record.get("id"))), []).append(record)
         return sorted((r for id in self.ids() for r in self._records(id, logged.get(id, []))),
                       key=lambda r: r.get("when", ""))
 
@@ -488,7 +457,7 @@ class LabelStore:
         return max((r["version"] for r in self.provenance(id)), default=0)
 
     def _check_owner(self, id: str, record: dict | None) -> None:
-        if record is not None and record.get("id", id) != id:
+        if record is not None and files.one_form(str(record.get("id", id))) != files.one_form(id):
             raise StoreError(f"{self.file(id)}: found the label of {record['id']!r}, expected that of {id!r}; either "
                              "the file was renamed, "
                              "or this disk does not tell upper from lower case")

@@ -16,9 +16,9 @@ ORDER = """
     runtime.checkpoints runtime.batchnorm
     statistics labels masks annotation_formats annotation_files canvas drawing scenes classes label_files data splits readers augmentation inspection
     metrics backbones models losses banks contrast mixing
-    uncertainty calibration temperature coverage selection query_check store formats annotation foldernames folders combine datasets settings
-    config_file config class_check sampling step probe optimisation badsteps traininglog evaluation trainer scoring features layout budget planning
-    status stages run survey new_project prediction exchange onnx_export
+    uncertainty calibration temperature coverage selection query_check label_versions store formats annotation foldernames folders combine pool
+    datasets settings config_file config class_check sampling step probe optimisation badsteps traininglog evaluation trainer scored scoring features
+    layout places budget planning status poolstate stagecheckpoints stages run survey new_project prediction exchange onnx_export
     arms outcomes workers comparison experiments proxy
     app.drawing app.pages app.demo app.transfer app.annotator app.uncertainty_explorer app.selection_explorer app.check_page
     app.report app.experiment_page app.run_log app.run_folder app.run_view app.run_process app.dashboard_picture app.dashboard app.form cli
@@ -87,6 +87,26 @@ def test_cells_are_small(notebook):
         definitions = [node for node in ast.parse(source).body if not isinstance(node, (ast.Import, ast.ImportFrom))]
         assert source.count("\n") < 40 or len(definitions) <= 1, source[:200]
         assert all(len(line) <= 120 for line in source.split("\n")), source[:200]
+
+
+TEXT = ("read_text", "write_text")
+
+
+def test_text_files_are_utf8_whatever_the_system_says():
+    "Each call that reads or writes text states its encoding; what opens bytes has none."
+    for folder in ("stal_nb", "tools", "bench", "nbs/figures"):
+        for file in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if not isinstance(node, ast.Call) or "/proc/" in ast.unparse(node):
+                    continue
+                name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+                stated = {keyword.arg for keyword in node.keywords}
+                modes = [a.value for a in [*node.args, *(k.value for k in node.keywords)] if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+                text = name in TEXT or name == "open" and bool(stated & {"newline", "mode"}) and not any("b" in mode for mode in modes)
+                text |= name == "open" and any(mode in ("r", "w", "a", "x") for mode in modes)
+                text |= name in ("run", "Popen", "check_output") and "text" in stated
+                if text and file.name != "bootstrap.py":  # which runs before anything is known
+                    assert "encoding" in stated, f"{file.relative_to(ROOT)}, line {node.lineno}: {ast.unparse(node)[:120]}"
 
 
 def test_no_function_is_too_long():

@@ -24,7 +24,7 @@ def playwright_browser() -> str | None:
     "The Chromium that Playwright installed."
     code = "from playwright.sync_api import sync_playwright as s\nwith s() as p: print(p.chromium.executable_path)"
     try:
-        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120).stdout.strip()
+        found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, encoding="utf-8", timeout=120).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None
     return found if found and os.path.exists(found) and starts(found) else None

@@ -259,7 +259,8 @@ def smalldocs(folder: Path) -> None:
     "Render the site of a folder; its output goes to the folder `_docs` inside. Raises `DocsError` with what smalldocs said."
     if sys.version_info < (3, 11):
         raise DocsError(f"Python: found {sys.version.split()[0]}, expected 3.11 or newer, which smalldocs, the renderer of the site, needs")
-    done = subprocess.run([sys.executable, "-c", "from smalldocs.cli import main; main()", "render", str(folder), "--quiet"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", "from smalldocs.cli import main; main()", "render", str(folder), "--quiet"],
+                          capture_output=True, encoding="utf-8", errors="replace")
     for line in (done.stdout + done.stderr).splitlines():
         print(f"  smalldocs: {line}", flush=True)
     if done.returncode:

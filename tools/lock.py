@@ -44,7 +44,7 @@ def resolve(oldest: str, *options: str) -> list[str]:
         wanted = Path(folder) / "wanted.txt"
         wanted.write_text("\n".join(requirements()) + "\n", encoding="utf-8")
         command = [sys.executable, "-m", "uv", "pip", "compile", "--universal", "--python-version", oldest, "--no-header", "--no-annotate", "--quiet"]
-        done = subprocess.run([*command, *options, str(wanted)], check=True, stdout=subprocess.PIPE, text=True)
+        done = subprocess.run([*command, *options, str(wanted)], check=True, stdout=subprocess.PIPE, text=True, encoding="utf-8")
     return [line for line in done.stdout.splitlines() if line and not is_of_torch(Requirement(line).name)]
 
 

@@ -48,7 +48,7 @@ def all_notebooks() -> list[Path]:
 
 def changed_notebooks() -> list[Path]:
     "Those that differ from the last commit; all where there is no git."
-    done = subprocess.run(["git", "status", "--porcelain", "--", "nbs"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(["git", "status", "--porcelain", "--", "nbs"], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         return all_notebooks()
     return [f for f in all_notebooks() if str(f.relative_to(ROOT)) in done.stdout]
@@ -73,7 +73,7 @@ def run_notebook(notebook: Path, output: str) -> None:
     from nbdev.test import test_nb
 
     draw_coarsely()
-    with open(output, "w") as file:
+    with open(output, "w", encoding="utf-8") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     passed, _ = test_nb(notebook, skip_flags=["notest"], basepath=ROOT)
@@ -110,7 +110,7 @@ def test_notebooks(files: list[Path], at_once: int) -> list[str]:
                     print(f"  {seconds:4.0f} s  {name}", flush=True)
                     continue
                 failed.append(name)
-                said = Path(output).read_text(errors="replace") if os.path.exists(output) else ""
+                said = Path(output).read_text(encoding="utf-8", errors="replace") if os.path.exists(output) else ""
                 reason = f"stopped after {TIMEOUT} s" if seconds >= TIMEOUT else f"exit status {process.exitcode}"
                 print(f"  {seconds:4.0f} s  {name}  FAILED ({reason})\n{said[-6000:]}", flush=True)
     return failed
@@ -126,7 +126,7 @@ def run_pytest(arguments: list[str], at_once: int) -> tuple[int, list[str]]:
         environment = {**os.environ, "MPLBACKEND": "agg", "STAL_NB_FAILED": str(told)}
         several = ["-n", str(at_once)] if at_once > 1 else []  # how tests are shared out: tests/conftest.py
         status = subprocess.call([sys.executable, "-m", "pytest", *several, *arguments], cwd=ROOT, env=environment)
-        return (0 if status == 5 else status), told.read_text().splitlines() if told.exists() else []  # 5: no test is left by the marks
+        return (0 if status == 5 else status), told.read_text(encoding="utf-8").splitlines() if told.exists() else []  # 5: no test is left by the marks
 
 
 def selectable(test: str) -> str:

@@ -465,7 +465,7 @@ def kill_trials(
     """Kill a process that saves labels, again and again, and count what was lost. Needs a system with `fork` (not
     Windows)."""
     done = subprocess.run([sys.executable, "-c", KILLER, json.dumps([str(folder), kills, writers, seed])],
-                          capture_output=True, text=True)
+                          capture_output=True, text=True, encoding="utf-8")
     if done.returncode:
         raise RuntimeError(done.stderr)
     return [json.loads(line) for line in done.stdout.splitlines()]
@@ -541,7 +541,7 @@ def race(
     store = LabelStore(root, CITYSCAPES)
     store.save("counter", torch.zeros(1, 2 * writers * times, dtype=torch.int64))
     command = [sys.executable, "-c", RACER, str(root), str(times), str(checked)]
-    racers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    racers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8")
               for _ in range(writers)]
     for racer in racers:
         racer.stdout.readline()  # ready

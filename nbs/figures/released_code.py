@@ -27,7 +27,7 @@ def read_results(
 ) -> tuple[
     dict, pd.DataFrame
 ]:  # the settings of the runs; one row a run: variant, seed, miou, miou_crop, source_only, bank, L_c, iou
-    results = json.loads(Path(file).read_text())
+    results = json.loads(Path(file).read_text(encoding="utf-8"))
     return results, pd.DataFrame(results["runs"])
 
 

@@ -96,7 +96,7 @@ def read_log(run: Run) -> list[dict]:
                          *((f"round {n}", run.round_folder(n)) for n in range(len(run.config.budgets)))]:
         file = folder / "training.csv"
         if file.exists():
-            with file.open(newline="") as handle:
+            with file.open(newline="", encoding="utf-8") as handle:
                 found = [{k: float(v) for k, v in row.items() if v != ""} for row in csv.DictReader(handle)]
             rows += [row | {"total": row["step"] + offset, "stage": name} for row in found]
             offset = rows[-1]["total"] if rows else 0

@@ -50,7 +50,7 @@ def start(
                str(Path(path).resolve()), "--no-bar"]
     root = str(Path(stal_nb.__file__).resolve().parent.parent)  # the same stal_nb there as here
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")])),
-                   "PYTHONUNBUFFERED": "1"}
+                   "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
     with (Path(path) / "console.log").open("ab") as console:
         console.write(
             f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} on {socket.gethostname()}: {' '.join(command[5:])}\n".encode()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Content', 'sync_folder', 'make_folder', 'temporary_name', 'replacing', 'atomic_write_bytes', 'is_running',
-           'remove_leftovers', 'atomic_write_json', 'write_csv', 'name_of_id', 'id_of_name', 'append_line',
+           'remove_leftovers', 'atomic_write_json', 'write_csv', 'one_form', 'name_of_id', 'id_of_name', 'append_line',
            'read_lines', 'read_log']
 
 # %% ../../nbs/runtime/files.ipynb #6804bb45
@@ -17,6 +17,7 @@ import platform
 import re
 import secrets
 import time
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -210,6 +211,13 @@ def write_csv(
 
     atomic_write_bytes(path, lines())
 
+# %% ../../nbs/runtime/files.ipynb #bdc6bfd6
+def one_form(
+    text: str,  # a file name or an image's id
+) -> str:
+    "The text in Unicode's composed form (NFC), in which names are compared."
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
 # %% ../../nbs/runtime/files.ipynb #796b049b
 _RESERVED = re.compile(r"(CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(COM|LPT)[0-9¹²³])(\..*)?", re.IGNORECASE | re.DOTALL)
 _UNSAFE = re.compile(r'[%<>:"|?*\\]|^\.')  # what some file systems refuse, and what hides a file
@@ -240,8 +248,9 @@ def _problem(id: str) -> str | None:
 def name_of_id(
     id: str,  # an image's id; "/" makes folders
 ) -> str:  # relative path of its label, with "/" and the ending .png
-    """The file name of an image's label. `id_of_name` leads back. Raises `StoreError` for an id that is not safe as a
-    name."""
+    """The file name of an image's label, in composed form (`one_form`). `id_of_name` leads back. Raises `StoreError`
+    for an id that is not safe as a name."""
+    id = one_form(id) if isinstance(id, str) else id
     expected = _problem(id)
     if expected is None:
         *folders, last = [_UNSAFE.sub(_percent, part) for part in id.split("/")]
@@ -259,8 +268,8 @@ def id_of_name(
     name: str,  # relative path of a file, with "/"
 ) -> str | None:  # the image's id; None if `name_of_id` gives no such name
     "The image that a file is the label of."
-    id = unquote(name.removesuffix(".png"))
-    return id if _problem(id) is None and name_of_id(id) == name else None
+    id = one_form(unquote(name.removesuffix(".png")))
+    return id if _problem(id) is None and name_of_id(id) == one_form(name) else None
 
 # %% ../../nbs/runtime/files.ipynb #c97c2c42
 def append_line(
