@@ -94,7 +94,7 @@ def test_an_experiment_without_strategies_has_no_proxy(tmp_path):
 def test_the_page_escapes_names_and_says_nothing_of_a_single_pair(tmp_path):
     def run(arm, miou):
         stage = {"stage": "round 0", "labelled": 4, "fraction": 0.1, "miou": miou, "iou": {"road": miou}, "validation": {}}
-        return {"data": "d", "arm": arm, "seed": 0, "stages": [stage], "seconds": 5, "acquired": {"ids": []}}
+        return {"data": "d", "arm": arm, "seed": 0, "stages": [stage], "seconds": 5, "acquired": {"ids": [], "pool_groups": {}}}
 
     wicked = "<script>alert(1)</script>"
     results = {"name": wicked, "baseline": "a", "arms": ["a", wicked], "data": ["d"], "seeds": [0], "failed": {"d/x/seed-0": wicked},
