@@ -146,7 +146,7 @@ class LinearHead(NamedTuple):
         "Class probabilities."
         return (((cells.float() - self.mean) / self.std) @ self.weight + self.bias).softmax(-1)
 
-
+# %% ../nbs/runtime/proxy.ipynb #4ff1248c
 def fit_head(
     cells: Tensor,  # (N,D) of the chosen images
     counts: Tensor,  # (N,C) their labelled pixels
