@@ -62,7 +62,8 @@ def add_compare(command: argparse.ArgumentParser) -> None:
     command.add_argument("--out", default="", help="the experiment's folder; default: what the file says, or runs/NAME")
     command.add_argument("--set", action="append", default=[], metavar="KEY=VALUE",
                          help="change a setting of [base]; may be repeated")
-    command.add_argument("--measure", action="append", default=[], help="what to compare: miou, area, class/NAME, SET …")
+    command.add_argument("--measure", action="append", default=[],
+                         help="what to compare: miou, area, class/NAME, SET …")
     command.add_argument("--proxy", type=int, default=0, metavar="DRAWS",
                          help="train no network: rank the strategies by so many draws on frozen features")
     command.add_argument("--plan", action="store_true", help="print what would be run, and run nothing")

@@ -37,7 +37,7 @@ except ModuleNotFoundError:  # Python 3.10
 # %% ../nbs/runtime/experiments.ipynb #0b8f4035
 @dataclass
 class Experiment:
-    """Arms × seeds × data sets. `Experiment.read` reads one from a file, `run` works on it, `results` has what is there.
+    """Arms × seeds × data sets. `Experiment.read` reads one from a file, `run` does it, `results` has what there is.
 
     Raises `ConfigError` for whatever cannot work, before anything is run."""
 
@@ -97,7 +97,7 @@ class Experiment:
         self,
         tell: Callable[[str], None] = print,  # a line a finished run
     ) -> dict[str, Any]:  # the results, as `results`
-        """Do what is left to do. Stopped by Ctrl-C or killed, it continues when called again; runs that failed are tried
+        """Do what is left to do. Stopped by Ctrl-C or killed, it continues when called again; failed runs are tried
         again. Raises `StoreError` if another process works on it or the folder holds runs of other settings."""
         return run_experiment(self, tell)
 
@@ -226,7 +226,7 @@ def read_experiment(
     except ConfigError as error:
         raise ConfigError(f"{file}: {error}") from None
 
-
+# %% ../nbs/runtime/experiments.ipynb #c866ba4f
 def _arm(name: str, settings: dict[str, Any]) -> Arm:
     return Arm(name, recipe=settings.pop("recipe", "method"), labels_of=settings.pop("labels_of", ""), changes=settings)
 
@@ -254,8 +254,8 @@ def check_folders(experiment: Experiment) -> None:
         if different:
             name = different[0]
             raise StoreError(f"{file.parent}: found a run with {name} = {found[name]!r}, expected "
-                             f"{task.config.to_dict()[name]!r} as the experiment says; give it another `out`, or remove "
-                             "that folder and its file in results/")
+                             f"{task.config.to_dict()[name]!r} as the experiment says; give it another `out`, or "
+                             "remove that folder and its file in results/")
 
 
 def jobs_of(experiment: Experiment) -> int:
@@ -298,7 +298,7 @@ def run_experiment(
         atomic_write_json(experiment.out / "experiment.json", found)
         return found
 
-
+# %% ../nbs/runtime/experiments.ipynb #7a5aa7e9
 def plan_lines(
     experiment: Experiment,
 ) -> list[str]:

@@ -92,7 +92,7 @@ class CellFeatures(NamedTuple):
         means = self.cells[indices].float().mean(1)
         return F.normalize((means - means.mean(0)) / means.std(0).clamp(min=1e-6), dim=1)
 
-
+# %% ../nbs/runtime/proxy.ipynb #cbe1914a
 def cell_features(
     dataset: Dataset,  # labelled images
     encoder: Encoder,
@@ -117,7 +117,7 @@ def cell_features(
             pass
     return found
 
-
+# %% ../nbs/runtime/proxy.ipynb #260daf6a
 def _digest(ids: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(ids).encode()).hexdigest()
 
@@ -146,7 +146,7 @@ class LinearHead(NamedTuple):
         "Class probabilities."
         return (((cells.float() - self.mean) / self.std) @ self.weight + self.bias).softmax(-1)
 
-
+# %% ../nbs/runtime/proxy.ipynb #4ff1248c
 def fit_head(
     cells: Tensor,  # (N,D) of the chosen images
     counts: Tensor,  # (N,C) their labelled pixels
@@ -172,7 +172,7 @@ def fit_head(
     found = parameters.detach()
     return LinearHead(mean, std, found[:-1], found[-1])
 
-
+# %% ../nbs/runtime/proxy.ipynb #e7e15e8b
 def cell_miou(
     head: LinearHead,
     cells: Tensor,  # (n, h*w, D)
@@ -205,8 +205,8 @@ def check_proxy_strategies(config: Config) -> None:
         needs = needs_of(strategy)
         if unit_of(strategy) != "images" or needs - KNOWN:
             raise ConfigError(f"strategy {strategy_of(config, number)!r}: found that it queries "
-                              f"{unit_of(strategy)} and needs {', '.join(sorted(needs)) or 'nothing'}, expected for the "
-                              f"proxy images and some of {', '.join(sorted(KNOWN))}")
+                              f"{unit_of(strategy)} and needs {', '.join(sorted(needs)) or 'nothing'}, expected for "
+                              f"the proxy images and some of {', '.join(sorted(KNOWN))}")
 
 
 def draw(
@@ -276,7 +276,7 @@ def proxy_arms(
                           "first_strategy alone")
     return arms
 
-
+# %% ../nbs/runtime/proxy.ipynb #82c9bc1d
 def proxy_results(
     experiment: Experiment,
     draws: int = 100,  # seeds of each arm, from 0
@@ -293,7 +293,8 @@ def proxy_results(
             for arm in arms:
                 config = arm.config(experiment.preset, {**experiment.base, **settings}, seed)
                 stages = draw(pool, validation, config, Budget(config, opened).totals, scale)
-                stages = [{**stage, "stage": f"round {k}", "iou": {}, "validation": {}} for k, stage in enumerate(stages)]
+                stages = [{**stage, "stage": f"round {k}", "iou": {}, "validation": {}}
+                          for k, stage in enumerate(stages)]
                 runs.append({"data": data, "arm": arm.name, "seed": seed, "stages": stages,
                              "acquired": proxy_acquired(pool, stages[-1]["ids"], opened.label_space.classes)})
     baseline = experiment.baseline if experiment.baseline in names else names[0]

@@ -68,7 +68,7 @@ class Places:
             return self.result(task.key).exists()
         return (RunLayout(self.folder(task), 0).folder(stage_name(task.until)) / "metrics.json").exists()
 
-
+# %% ../nbs/runtime/workers.ipynb #1ff51fe5
 def stage_name(
     stage: int,  # -1 = the source stage, else the number of a round
 ) -> str:
@@ -115,7 +115,7 @@ def open_run(
     changes = {name: value for name, value in task.config.to_dict().items() if name != "forked_from"}
     return Run.open(places.folder(parent)).fork(folder, "source" if task.after < 0 else task.after, **changes)
 
-
+# %% ../nbs/runtime/workers.ipynb #6a421387
 def work(
     order: dict[str, Any],  # a file of `tasks/`
 ) -> None:
@@ -182,7 +182,7 @@ class Progress:
     steps_left: int  # training steps
     seconds_left: float | None  # None until it can be estimated
 
-
+# %% ../nbs/runtime/workers.ipynb #f81eed37
 class WorkerPool:
     "Runs tasks in processes of their own."
 

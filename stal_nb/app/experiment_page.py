@@ -52,7 +52,8 @@ def curves_figure(results: Mapping[str, Any], data: str) -> go.Figure:
             figure.add_scatter(
                 x=[100 * s for s in share], y=mean, error_y=dict(array=half, thickness=1), name=arm, customdata=runs,
                 mode="lines+markers", marker=dict(color=colour, size=9), line=dict(color=colour, width=2),
-                hovertemplate=f"{arm}<br>%{{x:.3g}} % labelled<br>mIoU %{{y:.1f}} %, %{{customdata}} runs<extra></extra>")
+                hovertemplate=f"{arm}<br>%{{x:.3g}} % labelled<br>mIoU %{{y:.1f}} %, "
+                              "%{customdata} runs<extra></extra>")
     figure.update_layout(title=f"{data}: mIoU by labels", xaxis_title="share of the pool that is labelled (%)",
                          xaxis_type="log", yaxis_title="mIoU (%)", **LAYOUT)
     return figure
