@@ -162,7 +162,7 @@ def _squared(x: Tensor, y: Tensor) -> Tensor:
     squared = lengths.addmm(x, y.T, alpha=-2)
     return squared.masked_fill_(squared < 8 * torch.finfo(x.dtype).eps * lengths, 0)
 
-
+# %% ../nbs/09b_coverage.ipynb #b8862cb6
 def herding(
     features: Tensor,  # (n, D) rows of length 1, labelled ones included
     labelled: Sequence[int] | Tensor,  # (m,) positions of the labelled images; may be empty
@@ -172,8 +172,8 @@ def herding(
     ball: bool = False,  # 1 within the radius and 0 beyond it, instead of the bell
     landmarks: int = LANDMARKS,  # the mean is taken over so many images, evenly spaced, if the pool is larger
 ) -> list[int]:  # k positions in the order in which they were added
-    """Greedy maximum of sum_i u_i max_{j in S} k(x_i, x_j), lazily evaluated: MaxHerding (arXiv 2407.12212), with weights
-    uncertainty herding (arXiv 2412.20644), with balls ProbCover (arXiv 2205.11320).
+    """Greedy maximum of sum_i u_i max_{j in S} k(x_i, x_j), lazily evaluated: MaxHerding (arXiv 2407.12212), with
+    weights uncertainty herding (arXiv 2412.20644), with balls ProbCover (arXiv 2205.11320).
 
     Time n D landmarks, memory n D. Raises `ConfigError`, `BudgetError` as `k_center`."""
     start = _start(features, labelled, k)
@@ -223,7 +223,7 @@ def plus_plus(
         chosen.append(best)
     return chosen
 
-
+# %% ../nbs/09b_coverage.ipynb #a3d31d4d
 def nearest_centre(
     x: Tensor,  # (n, D)
     centres: Tensor,  # (k, D)
@@ -266,7 +266,7 @@ def typicality(
             found[part] = 1 / (distance.double().sum(1) / near).clamp(min=1e-12)
     return found
 
-
+# %% ../nbs/09b_coverage.ipynb #e389a8dd
 def typiclust(
     features: Tensor,  # (n, D) rows of length 1, labelled ones included
     labelled: Sequence[int] | Tensor,  # (m,) positions of the labelled images; may be empty
