@@ -308,7 +308,8 @@ def cover(
 
     Raises `ConfigError` without features."""
     order, rows, known = _with_labelled(pool, column, strategy, among)
-    return [pool.ids[order[i]] for i in k_center(rows, range(known), pool.k)]
+    dtype = torch.float64 if column == "features" else torch.float32  # frozen features are single numbers anyway
+    return [pool.ids[order[i]] for i in k_center(rows, range(known), pool.k, dtype)]
 
 # %% ../nbs/10_selection.ipynb #c0de0001
 def uncertainty_diversity(
