@@ -36,7 +36,7 @@ def _run(name: str, answer) -> None:
     if name == "words":
         word_coverage(rows, known, PICKS)
     elif name == "k-centre":
-        k_center(rows, known, PICKS)
+        k_center(rows, known, PICKS, torch.float32)
     else:
         herding(rows, known, PICKS, torch.rand(IMAGES, generator=torch.Generator().manual_seed(1)))
     answer.put((time.process_time() - started, peak_held()))

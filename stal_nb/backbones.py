@@ -140,7 +140,7 @@ def torchvision_network(name: str, pretrained: bool) -> nn.Module:
 # of RGB in [0,1], what most ImageNet weights expect
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-
+# %% ../nbs/runtime/backbones.ipynb #2ee91556
 class ResNetEncoder(nn.Module):
     "The convolutional part of a torchvision ResNet; parts carry torchvision's names, so that its weight files fit."
 

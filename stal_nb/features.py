@@ -286,6 +286,21 @@ def _vocabulary(file: Path, learn: Callable[[], Vocabulary]) -> Vocabulary:
     return found
 
 
+
+def _put_together(folder: Path, stem: str, ids: Sequence[str], settings: FeaturePass,
+                  known: Features | None) -> Features:
+    "What was known, and the rows of all part files."
+    with part_rows(folder, stem, settings) as found:
+        first = found[ids[0]]
+        raw, words = torch.empty(len(ids), len(first["vector"])), torch.empty(len(ids), len(first["words"]))
+        for k, id in enumerate(ids):
+            row = found[id]
+            raw[k], words[k] = torch.tensor(row["vector"]), torch.tensor(row["words"])
+    if known is None:
+        return Features(tuple(ids), raw, words)
+    return Features((*known.ids, *ids), torch.cat([known.raw, raw]), torch.cat([known.words, words]))
+
+# %% ../nbs/runtime/features.ipynb #4700b3e0
 def compute_features(
     folder: str | Path,  # where the files go
     dataset: Dataset,  # with `ids`; labels are not looked at
@@ -324,20 +339,6 @@ def compute_features(
     rows = known.at(dataset.ids)
     return Features(tuple(dataset.ids), known.raw[rows], known.words[rows])
 
-
-def _put_together(folder: Path, stem: str, ids: Sequence[str], settings: FeaturePass,
-                  known: Features | None) -> Features:
-    "What was known, and the rows of all part files."
-    with part_rows(folder, stem, settings) as found:
-        first = found[ids[0]]
-        raw, words = torch.empty(len(ids), len(first["vector"])), torch.empty(len(ids), len(first["words"]))
-        for k, id in enumerate(ids):
-            row = found[id]
-            raw[k], words[k] = torch.tensor(row["vector"]), torch.tensor(row["words"])
-    if known is None:
-        return Features(tuple(ids), raw, words)
-    return Features((*known.ids, *ids), torch.cat([known.raw, raw]), torch.cat([known.words, words]))
-
 # %% ../nbs/runtime/features.ipynb #eefabdd2
 def frozen_features(
     folder: Path,  # of the run's features
@@ -348,7 +349,8 @@ def frozen_features(
     bar: bool = True,
     on_images: Callable[[int, int], None] | None = None,  # (images done, images to do) after each batch
 ) -> Features | None:
-    "Features of a run's target: computed if they are needed; else what is there, or None. Raises as `compute_features`."
+    """Features of a run's target: computed if they are needed; else what is there, or None. Raises as
+    `compute_features`."""
     settings = FeaturePass(config.backbone, config.weights, config.eval_size, config.seed, config.eval_batch)
     if not FROZEN & needs:
         return Features.of(folder, settings, dataset.ids)

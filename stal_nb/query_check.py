@@ -109,7 +109,8 @@ def query_warnings(
     named = lambda p: repr(dataset.ids[pool[p]])  # noqa: E731
     if pairs:
         more = f", and {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
-        found.append(f"{named(pairs[0][0])} and {named(pairs[0][1])} are as alike as nearest neighbours of the pool{more}")
+        first, second = map(named, pairs[0])
+        found.append(f"{first} and {second} are as alike as nearest neighbours of the pool{more}")
     for kind in ("dark", "blank"):
         if bad := [p for p, what in zip(looked, wrong, strict=False) if what == kind]:
             more = f" and {len(bad) - 1} more are {kind}" if len(bad) > 1 else f" is {kind}"

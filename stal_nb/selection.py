@@ -181,7 +181,7 @@ def _quota_groups(pool: StrategyInput, group_quota: bool) -> Sequence[str] | Non
         raise ConfigError("groups: found None, expected one group an image for quotas")
     return pool.groups if group_quota else None
 
-
+# %% ../nbs/10_selection.ipynb #73880de3
 def random_images(
     pool: StrategyInput,  # `generator` is used
     group_quota: bool = False,  # give each group its share
@@ -308,7 +308,8 @@ def cover(
 
     Raises `ConfigError` without features."""
     order, rows, known = _with_labelled(pool, column, strategy, among)
-    return [pool.ids[order[i]] for i in k_center(rows, range(known), pool.k)]
+    dtype = torch.float64 if column == "features" else torch.float32  # frozen features are single numbers anyway
+    return [pool.ids[order[i]] for i in k_center(rows, range(known), pool.k, dtype)]
 
 # %% ../nbs/10_selection.ipynb #c0de0001
 def uncertainty_diversity(
@@ -376,7 +377,7 @@ def far_and_unsure(pool: StrategyInput) -> list[str]:
 
 
 def systematic(pool: StrategyInput) -> list[str]:
-    "Evenly spaced images of each group in the order of ids, the offset drawn. Raises `ConfigError` without a generator."
+    "Evenly spaced images of each group in the order of ids. Raises `ConfigError` without a generator."
     groups = pool.groups or [""] * len(pool.ids)
     quotas = group_quotas(groups, pool.k)
     return every_nth(pool.ids, groups, quotas, _needed(pool, "generator", "systematic"))

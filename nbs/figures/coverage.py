@@ -76,7 +76,7 @@ def choices(streets: Streets, k: int) -> dict[str, list[int]]:
 
 
 def _heading(text: str, width: int) -> Image.Image:
-    line = Image.new("RGB", (width, 17), "white")
+    line = Image.new("RGB", (width, 21), "white")
     ImageDraw.Draw(line).text((6, 3), text, fill="black", font=ImageFont.load_default(13))
     return line
 
@@ -102,7 +102,8 @@ def covering_figure(streets: Streets, budgets: range = range(1, 17)) -> plt.Figu
         return torch.cdist(x, x[chosen]).amin(1).max().item()
 
     most = max(budgets)
-    orders = {"visual words": (word_coverage(words, [], most), "#2ca02c"), "k-centre": (k_center(x, [], most), "#d62728"),
+    orders = {"visual words": (word_coverage(words, [], most), "#2ca02c"),
+              "k-centre": (k_center(x, [], most), "#d62728"),
               "herding": (herding(x.float(), [], most), "#1f77b4")}
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 3), dpi=80, layout="constrained")
     for axis, (measure, title) in zip(axes, ((shown, "visual words shown (%)"), (radius, "covering radius"))):
@@ -111,7 +112,8 @@ def covering_figure(streets: Streets, budgets: range = range(1, 17)) -> plt.Figu
         draws = [torch.randperm(n, generator=torch.Generator().manual_seed(s)).tolist() for s in range(200)]
         table = torch.tensor([[measure(order[:k]) for k in budgets] for order in draws])
         axis.plot(budgets, table.mean(0), color="#777777", linestyle="--", label="chance")
-        axis.fill_between(budgets, *table.quantile(torch.tensor([0.05, 0.95]), 0), color="#777777", alpha=0.2, linewidth=0)
+        axis.fill_between(budgets, *table.quantile(torch.tensor([0.05, 0.95]), 0), color="#777777", alpha=0.2,
+                          linewidth=0)
         axis.set(xlabel="images chosen", title=title)
         axis.spines[["top", "right"]].set_visible(False)
     axes[0].legend(fontsize=8, frameon=False)

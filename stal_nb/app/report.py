@@ -254,6 +254,6 @@ def write_report(
         table=score_rows(summary) if finished else [],
         charts=[chart(miou_figure(summary)), chart(iou_figure(summary))] if finished and measured else [],
         colours=class_colours(space), before_after=picture(validation_pictures(run)) if finished else None,
-        queries=[(r["round"], picture(query_pictures(run, r["round"])), run.layout.query(r["round"]).get("warnings", []))
-                 for r in summary["rounds"]],
+        queries=[(r["round"], picture(query_pictures(run, r["round"])),
+                  run.layout.query(r["round"]).get("warnings", [])) for r in summary["rounds"]],
         training=training, settings=json.dumps(summary["config"], indent=1))
