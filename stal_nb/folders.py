@@ -157,8 +157,9 @@ def _collect(
     def leave_out(folder: Path) -> str:
         if folder == stated:
             return ""
-        named = beside(folder.parent) if role_of(folder.name) == ("", "") and folder.name != "ImageSets" else ""
-        return not_images(folder) or (f"beside {named}/" if named else "")
+        role, part = role_of(folder.name)
+        named = beside(folder.parent) if role in ("", "images") and not part and folder.name != "ImageSets" else ""
+        return not_images(folder) or (f"beside {named}/" if named and not role else "")
 
     for file in walk_files(root, leave_out=leave_out, skipped=files.skipped):
         key, inside_labels = _key_of(file.relative_to(root))
@@ -167,8 +168,7 @@ def _collect(
         if file.suffix.lower() in (".json", ".xml") and (kind := annotation_kind(file)):
             files.annotations[file] = kind
         elif stated is not None and file.is_relative_to(stated) and stated != root:
-            key = _key_of(file.relative_to(stated))[0]
-            _add(files.labels, files.skipped, key, file, LABEL_SUFFIXES)
+            _add(files.labels, files.skipped, _key_of(file.relative_to(stated))[0], file, LABEL_SUFFIXES)
         elif inside_labels and stated is None:
             _add(files.labels, files.skipped, key, file, LABEL_SUFFIXES)
         elif inside_labels:

@@ -241,9 +241,9 @@ def test_camvid_says_which_folders_there_are(camvid, tmp_path):
 
 @pytest.mark.parametrize("damage, match", [
     (lambda root: (root / "trainannot/0001TP_2.png").unlink(), r"0001TP_2.jpg: found no label .*1 of 3 images.*expected 0001TP_2.png"),
-    (lambda root: [f.unlink() for f in (root / "train").iterdir()], "train: found no .png, .jpg or .jpeg file, expected at least one"),
+    (lambda root: [f.unlink() for f in (root / "train").iterdir()], "train: found no .png, .jpg, .jpeg or other picture file, expected at least one"),
     (lambda root: save(root / "train/0001TP_2.png", picture()), "0001TP_2.jpg and 0001TP_2.png, expected one file with the id '0001TP_2'"),
-    (lambda root: save(root / "train" / "x.bmp", picture()), "x.bmp: found a .bmp picture, expected .png, .jpg or .jpeg files")])
+    (lambda root: save(root / "train" / "x.bmp", picture()), "x.bmp: found no label file for it in .*1 of 4 images have none")])
 def test_what_file_names_show_is_refused_at_once(camvid, damage, match):
     damage(camvid)
     with pytest.raises(DataError, match=match):

@@ -43,7 +43,7 @@ def pairs(root, images, labels, count=3):
 
 
 def check(*words):
-    return main(["check-data", "--preset", "folder", "--no-bar", "--workers=0", *map(str, words)])
+    return main(["check-data", "--preset", "folder", "--no-bar", "--workers=0", "--set", "source_images=1", "--set", "image_size=[32, 32]", *map(str, words)])
 
 
 # -- layouts -----------------------------------------------------------------------------------------------------------------
