@@ -201,6 +201,31 @@ def test_files_of_annotation_programs_are_found_and_named(tmp_path, name, conten
     assert f"annotations: {kind}, 1 file: {name}" in found.notes()
 
 
+def test_a_reader_of_annotation_files_gives_the_labels(tmp_path):
+    "The one place where it plugs in gets the files of the part, and the sizes of the images."
+    for part, size in (("train", (64, 96)), ("val", (64, 96))):
+        for k in range(2):
+            photo(tmp_path / part / f"{k}.jpg", k)
+        (tmp_path / f"instances_{part}2017.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    (tmp_path / "boxes.xml").write_text("<annotation><filename>0.jpg</filename></annotation>")
+    asked = []
+
+    def read(files, sizes):
+        asked.append(([file.name for file in files], len(sizes), sizes["1"]))
+        return {"1": lambda: np.full((64, 96), 4, np.uint8)}
+
+    found = look_at(tmp_path)
+    data = folder_dataset(found, CITYSCAPES, read=read)
+    assert [data.has_label(k) for k in range(2)] == [False, True] and (data[1].labels == 4).all() and data[1].labels.dtype == torch.int64
+    assert folder_dataset(found.parts["val"], CITYSCAPES, read=read).has_labels
+    assert asked == [(["instances_train2017.json"], 2, (64, 96)), (["instances_val2017.json"], 2, (64, 96))]
+    assert not folder_dataset(found, CITYSCAPES).has_labels
+    stated = look_at(tmp_path, labels="instances_val2017.json")
+    assert list(stated.parts["val"].annotations.values()) == ["COCO"] and not stated.annotations
+    with pytest.raises(DataError, match="notes.txt: found nothing, expected the folder of labels, or a file of an annotation program"):
+        look_at(tmp_path, labels="notes.txt")
+
+
 # -- images without a label --------------------------------------------------------------------------------------------------
 
 
