@@ -219,7 +219,8 @@ class RunData:
     def notes(self) -> list[str]:
         "What is known of the folders: how they were understood, what has no label, what was passed over. In lines."
         lines = []
-        for role, dataset in (("source", self.source), ("target", self.target), ("validation", self.val)):
+        own_val = None if self._divided[2] else self.val  # what was held out is told of the target
+        for role, dataset in (("source", self.source), ("target", self.target), ("validation", own_val)):
             lines += [f"{role}: {note}" for note in getattr(reader_of(dataset), "notes", ())]
         return [*dict.fromkeys(lines), *filter(None, [self._divided[2]])]
 
