@@ -326,6 +326,7 @@ class RunData:
         "What is known of the folders: how they were understood, what has no label, what was passed over. In lines."
         named = {f"validation {name}" if self.config.validation else name: val for name, val in self.validation.items()}
         lines = []
+        named = {} if self._divided[2] else named  # what was held out is told of the target
         sets = {"source": self.source, "target": self.target, **named}
         for role, dataset in ((role, dataset) for role, dataset in sets.items() if len(dataset)):
             lines += [f"{role}: {note}" for note in getattr(reader_of(dataset), "notes", ())]
