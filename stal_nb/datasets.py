@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .annotation import AnnotatorProtocol
+from .annotation_files import read_annotations
 from .classes import Coding, class_content, content_of, read_classes, read_mapping
 from .combine import Joined, distinct_names, folder_dataset, hold_out, labelled_only
 from .data import Pool, RelabelledDataset, Resized, has_label, load_image, read_split, reader_of, split_pool
@@ -142,7 +143,9 @@ def open_folder(role: str, root: Path, config: Any) -> Dataset | None:
     space, coding = folder_classes(role, config)
     if role == "val":
         folder = folder.parts.get("val")
-    return None if folder is None else folder_dataset(folder, space, config.image_range, coding=coding)
+    background = None if coding is None else coding.background
+    read = partial(read_annotations, label_space=space, background=background)
+    return None if folder is None else folder_dataset(folder, space, config.image_range, coding, read)
 
 # %% ../nbs/runtime/datasets.ipynb #b99b750c
 def open_camvid(role: str, root: Path, config: Any) -> Dataset:
