@@ -189,7 +189,7 @@ def tell(data: RunData) -> None:
     if notes := data.notes:
         print(*notes, sep="\n", end="\n\n")
 
-
+# %% ../nbs/runtime/cli.ipynb #2a393797
 def check_data(
     config: Config,
     workers: int = 0,  # processes that read files

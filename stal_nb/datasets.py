@@ -259,7 +259,7 @@ def in_label_space(
 # %% ../nbs/runtime/datasets.ipynb #260dafc4
 OWN = "validation"  # the name of validation images that come with the target
 
-
+# %% ../nbs/runtime/datasets.ipynb #71a0ad93
 class RunData:
     """Source, target and validation images of a configuration, in one label space. Each is opened when it is first
     needed.
@@ -451,7 +451,6 @@ class RunData:
         if KINDS[config.source].on_disk and config.source_size is not None:
             source = Resized(source, config.source_size)
         return in_label_space(source, self.label_space, config.exclude, config.mapping)
-
 
 # %% ../nbs/runtime/datasets.ipynb #82599c1a
 class AcquiredLabels(Dataset):

@@ -52,7 +52,7 @@ class Seen:
         "The share of the images that have a label."
         return max(self.frames, len(self.folder.labels)) / max(1, len(self.folder.images))
 
-
+# %% ../nbs/runtime/new_project.ipynb #dba8c23c
 def see(
     root: str | Path,
     bar: bool = False,
@@ -303,7 +303,7 @@ def data_lines(
         lines.append(("image_range", [math.floor(deep[0]), math.ceil(deep[1])], "black and white of 16-bit images"))
     return lines
 
-
+# %% ../nbs/runtime/new_project.ipynb #58cf2fd1
 def round_lines(
     target: Seen,
     source: Seen | None,

@@ -128,7 +128,7 @@ def _range_words(kind: Any, bounds: Mapping[str, Any]) -> str:
         return f" from {least} to below {bounds['below']}"
     return f", {least} or more" if least is not None else f" above {bounds['above']}" if "above" in bounds else ""
 
-
+# %% ../nbs/runtime/settings.ipynb #f52c6a5a
 def expected_words(
     kind: Any,  # the type of a setting
     bounds: Mapping[str, Any],  # of `bounded`

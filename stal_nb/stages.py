@@ -43,6 +43,8 @@ from .scoring import Scored, Scoring, enough_memory, score_pool
 from .selection import STRATEGIES, Region, StrategyInput, needs_of, region_mask, select, unit_of
 from .stagecheckpoints import StageCheckpoints
 from .status import RunStatus
+
+# %% ../nbs/runtime/stages.ipynb #4de6700a
 from .step import TrainingState
 from .store import LabelStore
 from .temperature import fit_temperature, labelled_logits

@@ -32,6 +32,8 @@ from ..labels import CITYSCAPES, IGNORE, LabelSpace, Sample
 from ..models import predict_logits
 from ..run import Run
 from ..runtime.errors import ConfigError, StalError
+
+# %% ../../nbs/app/uncertainty_explorer.ipynb #de3df994
 from stal_nb.uncertainty import (
     Ensemble,
     bald,
