@@ -95,7 +95,7 @@ def part_shares(
         data.shares = {name: label_shares(part) for name, part in labelled_parts(data).items()}
     return data.shares
 
-
+# %% ../nbs/runtime/class_check.ipynb #55dfa9a4
 def check_teaching(
     shares: Mapping[str, LabelShares],  # of `labelled_parts`
     space: LabelSpace,
