@@ -41,7 +41,8 @@ def bounded(
     "A setting with bounds, which `check_settings` reads."
     bounds = {"minimum": minimum, "above": above, "maximum": maximum, "below": below, "choices": choices,
               "entries": entries, "content": content}
-    start = {"default_factory": dict} if default == {} else {"default": default}
+    # tables differ from configuration to configuration, and cannot be hashed; the rest of a configuration is
+    start = {"default_factory": dict, "hash": False} if default == {} else {"default": default}
     return field(**start, metadata={name: bound for name, bound in bounds.items() if bound is not None})
 
 
