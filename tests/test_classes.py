@@ -359,7 +359,7 @@ def test_labels_that_teach_nothing_are_refused_before_anything_is_written(tmp_pa
 
 def test_a_plan_says_which_classes_there_are(tmp_path, capsys):
     both = tree(tmp_path / "both", [0, 1])
-    assert main([word for word in command("plan", both, both, tmp_path / "run", classes={"classes": ["ground", "house"]}) if word != "--no-bar"]) == 0
+    assert main(command("plan", both, both, tmp_path / "run", classes={"classes": ["ground", "house"]})) == 0
     said = capsys.readouterr().out
     assert said.startswith("2 classes (setting classes): ground, house") and "low_rank 3 → 1" in said and not (tmp_path / "run").exists()
 
