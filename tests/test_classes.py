@@ -312,6 +312,7 @@ def test_two_hundred_classes_are_learnt(tmp_path, capsys):
     names = {"classes": [f"species {k}" for k in range(200)]}
     (tmp_path / "classes.json").write_text(json.dumps(names))
     both = tree(tmp_path / "both", list(range(200)))
+    tree(both, list(range(200)), "val_images", "val_labels", count=1)
     assert main(command("run", both, both, tmp_path / "run", classes=str(tmp_path / "classes.json"), source_steps=1, round_steps=[1], lambda_c=1.0)) == 0
     said = capsys.readouterr().out
     assert "200 classes (setting classes)" in said and "… and 160 further classes" in said and "low_rank" not in said
