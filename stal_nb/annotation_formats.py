@@ -433,7 +433,7 @@ def kind_of(
     known = ("annotations", "completions", "data", "annotator")
     return "label-studio" if tasks and any(key in content[0] for key in known) else None
 
-# %% ../nbs/runtime/annotation_formats.ipynb #e0883a1d
+# %% ../nbs/runtime/annotation_formats.ipynb #f0a1b2c3
 def read_frames(
     path: str | Path | Sequence[Path],  # a file, a folder of files, or a list of files
     kind: str | None = None,  # one of `FORMATS`; None = each file says it
