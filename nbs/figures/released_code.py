@@ -189,7 +189,7 @@ def crop_table(runs: pd.DataFrame) -> pd.DataFrame:
 def count_gradients(
     roles,  # of `figures.contrast.assign_roles`
     counts: Sequence[tuple[int, int]],  # (M, N)
-    draws: int = 12,
+    draws: int = 6,
 ) -> pd.DataFrame:  # one row a pair
     "How L_c and its gradient depend on the two counts: many draws on the same two images."
     rows = []
