@@ -335,7 +335,8 @@ def validation_lines(
         return {}, f"{len(own.labels):,} labelled images in the target's part val"
     if beside is not None:
         name = re.sub(r"[^\w-]+", "_", beside.name) or "validation"
-        return {"validation": [(name, place_of(beside, out), "found beside the target")]}, f"{beside.name}/, beside the target"
+        line = name, place_of(beside, out), "found beside the target"
+        return {"validation": [line]}, f"{beside.name}/, beside the target"
     if len(target.folder.labels) >= 10:
         groups = len(target.folder.groups)
         kind = "groups" if groups > 1 else "images"
