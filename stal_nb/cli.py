@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['parse_setting', 'add_compare', 'parser', 'configured', 'tell', 'check_data', 'describe', 'try_page', 'try_report',
            'try_experiment_page', 'bring_out', 'status_line', 'measured_line', 'speak_utf8', 'work_on_experiment',
-           'run_path', 'say', 'say_uncounted', 'print_warnings', 'go_on', 'work_on', 'main']
+           'run_path', 'say', 'say_uncounted', 'print_warnings', 'go_on', 'work_on', 'without_run', 'main']
 
 # %% ../nbs/runtime/cli.ipynb #6069aed5
 import argparse
@@ -435,6 +435,26 @@ def work_on(
         go_on(run, options, speaks)
     return 0
 
+# %% ../nbs/runtime/cli.ipynb #ae010cf6
+def without_run(
+    options: argparse.Namespace,
+    config: Config | None,  # of `plan` and `check-data`
+    path: Path,  # of the run that is planned
+) -> int | None:  # exit status; None for the other commands
+    "What `new`, `plan` and `check-data` do: they look, and make no run."
+    if options.command == "new":
+        print(*new_project(options.root, options.source, options.out, not options.no_bar), sep="\n")
+        return 0
+    if options.command == "check-data":
+        say(config)
+        return 0 if check_data(config, options.workers, options.limit, options.page, not options.no_bar) else 1
+    if options.command == "plan":
+        run = Run(path, config)
+        tell(run.data)
+        print("\n\n".join(filter(None, [class_words(run.data), planning.words(run.plan(options.processes))])))
+        return 0
+    return None
+
 # %% ../nbs/runtime/cli.ipynb #fb96b5a9
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of the command `stal_nb`. Exit status: 0 done, 1 refused with a reason (or broken files found), 2
@@ -447,21 +467,12 @@ def main(arguments: list[str] | None = None) -> int:
     path, speaks = Path(), True
     try:
         import_kinds(options.imports)
-        if options.command == "new":
-            print(*new_project(options.root, options.source, options.out, not options.no_bar), sep="\n")
-            return 0
         if options.command == "compare":
             return work_on_experiment(options)
         config = configured(options) if options.command in ("run", "plan", "check-data") else None
         path = run_path(options, config)
-        if options.command == "check-data":
-            say(config)
-            return 0 if check_data(config, options.workers, options.limit, options.page, not options.no_bar) else 1
-        if options.command == "plan":
-            run = Run(path, config)
-            tell(run.data)
-            print("\n\n".join(filter(None, [class_words(run.data), planning.words(run.plan(options.processes))])))
-            return 0
+        if (status := without_run(options, config, path)) is not None:
+            return status
         run = Run.create(config, path) if options.command == "run" else Run.open(path)
         speaks = process_state(run.device).is_main_process
         if speaks and config is not None:

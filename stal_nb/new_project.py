@@ -52,7 +52,7 @@ class Seen:
         "The share of the images that have a label."
         return max(self.frames, len(self.folder.labels)) / max(1, len(self.folder.images))
 
-# %% ../nbs/runtime/new_project.ipynb #dba8c23c
+# %% ../nbs/runtime/new_project.ipynb #b767a694
 def see(
     root: str | Path,
     bar: bool = False,
@@ -303,7 +303,7 @@ def data_lines(
         lines.append(("image_range", [math.floor(deep[0]), math.ceil(deep[1])], "black and white of 16-bit images"))
     return lines
 
-# %% ../nbs/runtime/new_project.ipynb #58cf2fd1
+# %% ../nbs/runtime/new_project.ipynb #4bfc8867
 def round_lines(
     target: Seen,
     source: Seen | None,
@@ -335,7 +335,8 @@ def validation_lines(
         return {}, f"{len(own.labels):,} labelled images in the target's part val"
     if beside is not None:
         name = re.sub(r"[^\w-]+", "_", beside.name) or "validation"
-        return {"validation": [(name, place_of(beside, out), "found beside the target")]}, str(beside)
+        line = name, place_of(beside, out), "found beside the target"
+        return {"validation": [line]}, f"{beside.name}/, beside the target"
     if len(target.folder.labels) >= 10:
         groups = len(target.folder.groups)
         kind = "groups" if groups > 1 else "images"

@@ -119,7 +119,7 @@ def shown(value: Any) -> str:
         text = f"a value of the type {type(value).__name__}"
     return text if len(text) <= 160 else f"{text[:150]} ..."
 
-
+# %% ../nbs/runtime/settings.ipynb #4a6346d7
 def _range_words(kind: Any, bounds: Mapping[str, Any]) -> str:
     least = bounds.get("minimum", 0 if kind is int else None)
     if least is not None and "maximum" in bounds:

@@ -219,3 +219,18 @@ def test_plan_and_check_data_name_each_set(tmp_path, monkeypatch, capsys):
     assert main(["check-data", "--config", "stal.toml", "--no-bar", "--workers", "0"]) == 0
     said = capsys.readouterr().out
     assert "source: none" in said and "validation day: " in said and "validation night: " in said
+
+
+def test_names_in_annotation_files_become_classes(tmp_path):
+    root = tmp_path / "fires"
+    for k in range(4):
+        image(root / "images" / f"{k}.jpg", k)
+    shapes = [{"id": n, "image_id": k, "category_id": c, "iscrowd": 0, "bbox": [0, 0, 9, 9], "area": 81, "segmentation": [[0, 0, 9, 0, 9, 9, 0, 9]]}
+              for n, (k, c) in enumerate([(0, 1), (1, 1), (1, 2), (2, 2)], start=1)]
+    content = {"images": [{"id": k, "file_name": f"images/{k}.jpg", "height": 48, "width": 66} for k in range(4)], "annotations": shapes,
+               "categories": [{"id": 1, "name": "smoke"}, {"id": 2, "name": "fire"}, {"id": 3, "name": "unused"}]}
+    (root / "annotations.json").write_text(json.dumps(content), encoding="utf-8")
+    assert main(["new", str(root), "--out", str(tmp_path), "--no-bar"]) == 0
+    space, coding = read_classes(tmp_path / "classes.json")
+    assert space.classes == ("background", "fire", "smoke") and coding.background == 0
+    assert Config.from_file(tmp_path / "stal.toml").annotator == "oracle"  # 3 of 4 images are annotated
