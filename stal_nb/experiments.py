@@ -248,7 +248,7 @@ def check_folders(experiment: Experiment) -> None:
         file = experiment.places.folder(task) / "config.json"
         if not file.exists():
             continue
-        found = Config.from_dict(json.loads(file.read_text())).to_dict()
+        found = Config.from_dict(json.loads(file.read_text(encoding="utf-8"))).to_dict()
         different = [name for name, value in task.config.to_dict().items()
                      if name != "forked_from" and found[name] != value]
         if different:
@@ -321,7 +321,7 @@ def progress_line(experiment: Experiment, task: Task, reason: str, progress: Pro
         return f"{where} FAILED {task.key}: {reason}"
     if task.until is not None:
         return f"{where} shared stages of {task.data}, seed {task.seed}"
-    last = json.loads(experiment.places.result(task.key).read_text())["stages"][-1]
+    last = json.loads(experiment.places.result(task.key).read_text(encoding="utf-8"))["stages"][-1]
     score = "no validation images" if last["miou"] is None else f"mIoU {last['miou']:.1f}"
     return f"{where} {task.data}, {task.arm}, seed {task.seed}: {score} with {last['labelled']} labels"
 
@@ -329,7 +329,7 @@ def progress_line(experiment: Experiment, task: Task, reason: str, progress: Pro
 def machine() -> dict[str, Any]:
     "What the runs are made on."
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         processor = next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         processor = platform.processor()
@@ -359,7 +359,7 @@ def collect(
     for task in experiment.tasks():
         file = experiment.places.result(task.key)
         if task.until is None and file.exists():
-            entry = json.loads(file.read_text())
+            entry = json.loads(file.read_text(encoding="utf-8"))
             hidden = {name: "" for name in entry["config"] if name.endswith("_root") or name == "target_split"}
             runs.append({**entry, "config": {**entry["config"], **hidden}})
     return {"name": experiment.name, "baseline": experiment.baseline, "seeds": list(experiment.seeds),

@@ -91,7 +91,7 @@ def steps_done(
             break
         done += metrics["steps"]
     with suppress(OSError, ValueError):
-        status = json.loads(layout.status.read_text())
+        status = json.loads(layout.status.read_text(encoding="utf-8"))
         if status.get("stage") == layout.next_stage:
             done += status.get("step") or 0
     return min(done, task.steps)
@@ -108,7 +108,7 @@ def open_run(
         with FileLock(folder / ".lock", timeout=60):
             pass
     if task.labels_of:
-        ids = json.loads(places.result(task.labels_of).read_text())["acquired"]["ids"]
+        ids = json.loads(places.result(task.labels_of).read_text(encoding="utf-8"))["acquired"]["ids"]
         atomic_write_bytes(places.images_of(task.labels_of), "".join(f"{id}\n" for id in ids).encode())
     if parent is None:
         return Run.create(task.config, folder)
@@ -163,7 +163,7 @@ def main(
     torch.set_num_threads(1)
     _stop_with_parent()
     try:
-        work(json.loads(Path(file).read_text()))
+        work(json.loads(Path(file).read_text(encoding="utf-8")))
     except KeyboardInterrupt:
         return 130
     except StalError as error:
