@@ -223,7 +223,7 @@ def excluded_classes(
     "The classes to leave out. Raises `ConfigError` for names that the source does not have."
     built_in = CITYSCAPES.classes if LABEL_SPACES.get(space.name) == space else ()
     if unknown := sorted(set(exclude) - {*space.classes, *built_in}):
-        raise ConfigError(f"exclude: found {', '.join(unknown)}, expected names of classes of the source such as "
+        raise ConfigError(f"exclude: found {', '.join(unknown)[:300]}, expected names of classes of the source such as "
                           f"{', '.join(space.classes[:3])}")
     return set(exclude)
 
