@@ -7,8 +7,8 @@ __all__ = ['LOOKED_AT', 'LabelShares', 'label_shares', 'labelled_parts', 'part_s
            'mapping_lines', 'rank_lines', 'note_lines', 'class_words']
 
 # %% ../nbs/runtime/class_check.ipynb #81824922
+import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -95,7 +95,7 @@ def part_shares(
         data.shares = {name: label_shares(part) for name, part in labelled_parts(data).items()}
     return data.shares
 
-
+# %% ../nbs/runtime/class_check.ipynb #55dfa9a4
 def check_teaching(
     shares: Mapping[str, LabelShares],  # of `labelled_parts`
     space: LabelSpace,
@@ -187,8 +187,8 @@ def _origin(config: Any, space: LabelSpace) -> str:
     if not config.classes:
         return space.name
     for root in (config.data_root, config.source_root):
-        file = Path(root or ".") / CLASS_FILE
-        if root and file.is_file() and class_content(file) == config.classes:
+        file = os.path.join(root, CLASS_FILE)
+        if root and os.path.isfile(file) and class_content(file) == config.classes:
             return f"found in {file}"
     return "setting classes"
 

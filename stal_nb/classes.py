@@ -289,7 +289,7 @@ def _background(value: Any, entries: list[ClassEntry], where: str) -> int | None
 
 
 def _ignored(content: Mapping, entries: list[ClassEntry], where: str) -> tuple[list[int | Colour], bool]:
-    "Values and colours that stand for no class, and whether all others do; without `ignore` 255, unless a class has it."
+    "What stands for no class, and whether all others do; without `ignore` 255, unless a class has it."
     if "ignore" not in content:
         return [] if any(IGNORE in entry.values for entry in entries) else [IGNORE], False
     stated = content["ignore"]

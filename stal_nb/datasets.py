@@ -115,9 +115,11 @@ def found_classes(
 ) -> dict[str, Any]:  # `classes`, `source_classes`: what is to be set; {} if nothing is found or all is stated
     "The classes that the folders of target and source bring along. Raises `ConfigError`."
     def beside(kind: str, root: str) -> dict[str, Any]:
-        file = Path(values.get(root) or ".") / CLASS_FILE
-        there = values.get(kind) == "folder" and values.get(root) and file.is_file()
-        return class_content(file) if there else {}
+        folder = values.get(root)
+        if values.get(kind) != "folder" or not folder or not isinstance(folder, (str, os.PathLike)):
+            return {}  # a folder that cannot be one is for `Config` to refuse
+        file = os.path.join(folder, CLASS_FILE)
+        return class_content(file) if os.path.isfile(file) else {}
 
     target, source, found = beside("data", "data_root"), beside("source", "source_root"), {}
     if values.get("data") == "folder" and not values.get("classes"):

@@ -312,6 +312,7 @@ def test_two_hundred_classes_are_learnt(tmp_path, capsys):
     names = {"classes": [f"species {k}" for k in range(200)]}
     (tmp_path / "classes.json").write_text(json.dumps(names))
     both = tree(tmp_path / "both", list(range(200)))
+    tree(both, list(range(200)), "val_images", "val_labels", count=1)
     assert main(command("run", both, both, tmp_path / "run", classes=str(tmp_path / "classes.json"), source_steps=1, round_steps=[1], lambda_c=1.0)) == 0
     said = capsys.readouterr().out
     assert "200 classes (setting classes)" in said and "… and 160 further classes" in said and "low_rank" not in said
@@ -357,6 +358,13 @@ def test_labels_that_teach_nothing_are_refused_before_anything_is_written(tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_plan_says_which_classes_there_are(tmp_path, capsys):
+    both = tree(tmp_path / "both", [0, 1])
+    assert main(command("plan", both, both, tmp_path / "run", classes={"classes": ["ground", "house"]})) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("2 classes (setting classes): ground, house") and "low_rank 3 → 1" in said and not (tmp_path / "run").exists()
+
+
 def test_labels_of_one_class_among_others_are_said(tmp_path, capsys):
     source, target = tree(tmp_path / "source", [0, 1]), tree(tmp_path / "target", [0, 1])
     picture(source / "labels/0.png", np.full((32, 48), 255, np.uint8))
@@ -385,5 +393,6 @@ def test_settings_that_contradict_each_other(settings, message):
 def test_configurations_of_before_have_no_classes_and_those_of_today_are_json(tmp_path):
     config = Config.preset("folder", classes=FIRE, source="folder", source_classes=COLOURED, mapping={"house": "smoke", "black": None})
     assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config != Config.preset("folder") and isinstance(hash(config), int)
     old = {key: value for key, value in config.to_dict().items() if key not in ("classes", "source_classes", "mapping")}
     assert (Config.from_dict(old).classes, Config.from_dict(old).mapping) == ({}, {})
