@@ -17,7 +17,7 @@ from typing import Any, get_origin
 
 from .classes import class_content, mapping_content, read_mapping
 from .config_file import read_settings
-from .datasets import KINDS, excluded_classes, kinds, source_space, target_space
+from .datasets import excluded_classes, kinds, source_space, space_of_kind, target_space
 from .labels import LABEL_SPACES
 from .models import ARCHITECTURES
 from .runtime.errors import ConfigError
@@ -192,12 +192,12 @@ def check_strategies(config: Any) -> None:  # a `Config`
 def check_classes(config: Any) -> None:  # a `Config`
     "Own classes are those of a folder; `mapping` and `exclude` name classes of the source. Raises `ConfigError`."
     for name, kind in (("classes", config.data), ("source_classes", config.source)):
-        known = KINDS[kind].label_space
+        known = space_of_kind(kind)
         if getattr(config, name) and known is not None:
             raise ConfigError(f"{name}: found classes of your own for {kind!r}, which has those of {known.name}, "
                               "expected the kind 'folder', or none")
     source, target = source_space(config), target_space(config)
-    later = KINDS[config.source].label_space is None and not config.source_classes and not config.classes
+    later = space_of_kind(config.source) is None and not config.source_classes and not config.classes
     if source is not None and not later:
         excluded_classes(source, config.exclude)
         if config.mapping and target is not None:

@@ -306,7 +306,7 @@ def last_line(
     status: int,  # exit status of the process
 ) -> str:
     "Why a process failed, in a line."
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     if status < 0:
         return f"killed by signal {-status} ({signal.Signals(-status).name}), see {log}"
     return f"{lines[-1] if lines else f'exit status {status}'}, see {log}"

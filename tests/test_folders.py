@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from stal_nb import datasets
+from stal_nb.classes import read_classes
 from stal_nb.cli import main
 from stal_nb.combine import Joined, folder_dataset, hold_out, labelled_only
 from stal_nb.config import Config
@@ -240,9 +241,10 @@ def test_frames_without_a_label_stay_unlabelled_and_are_named(tmp_path, capsys):
     assert check("--root", tmp_path) == 0
     said = capsys.readouterr().out
     assert "2 of 5 images have no label: 1, 3" in said and "2 x image without a label, which stays unlabelled: 1, 3" in said
-    as_background = folder_dataset(look_at(tmp_path), CITYSCAPES, background=2)
+    _, coding = read_classes({"classes": list(CITYSCAPES.classes), "background": "building"})
+    as_background = folder_dataset(look_at(tmp_path), CITYSCAPES, coding=coding)
     assert as_background.has_label(1) and (as_background[1].labels == 2).all() and as_background.files(1)[1] is None
-    assert not folder_dataset(look_at(tmp_path / "images"), CITYSCAPES, background=2).has_labels
+    assert not folder_dataset(look_at(tmp_path / "images"), CITYSCAPES, coding=coding).has_labels
     run = RunData(Config.preset("folder", data_root=tmp_path, source="folder", source_root=tmp_path))
     assert len(run.target) == 5 and run.source.ids == labelled_only(data).ids == ["0", "2", "4"]
 
