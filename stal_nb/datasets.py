@@ -15,7 +15,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .annotation import AnnotatorProtocol
+from .annotation_files import read_annotations
 from .classes import Coding, class_content, content_of, read_classes, read_mapping
 from .combine import Joined, distinct_names, folder_dataset, hold_out, labelled_only
 from .data import Pool, RelabelledDataset, Resized, has_label, load_image, read_split, reader_of, split_pool
@@ -150,7 +151,8 @@ def open_folder(role: str, root: Path, config: Any) -> Dataset | None:
     space, coding = folder_classes(role, config)
     if role == "val":
         folder = folder.parts.get("val")
-    return None if folder is None else folder_dataset(folder, space, config.image_range, coding=coding)
+    read = partial(read_annotations, label_space=space, background=None if coding is None else coding.background)
+    return None if folder is None else folder_dataset(folder, space, config.image_range, coding, read)
 
 # %% ../nbs/runtime/datasets.ipynb #b99b750c
 def open_camvid(role: str, root: Path, config: Any) -> Dataset:
@@ -318,6 +320,8 @@ class RunData:
         "What is known of the folders: how they were understood, what has no label, what was passed over. In lines."
         named = {f"validation {name}" if self.config.validation else name: val for name, val in self.validation.items()}
         lines = []
+        if self._divided[2]:  # what was held out is told of the target
+            named = {}
         sets = {"source": self.source, "target": self.target, **named}
         for role, dataset in ((role, dataset) for role, dataset in sets.items() if len(dataset)):
             lines += [f"{role}: {note}" for note in getattr(reader_of(dataset), "notes", ())]

@@ -157,8 +157,9 @@ def _collect(
     def leave_out(folder: Path) -> str:
         if folder == stated:
             return ""
-        named = beside(folder.parent) if role_of(folder.name) == ("", "") and folder.name != "ImageSets" else ""
-        return not_images(folder) or (f"beside {named}/" if named else "")
+        role, part = role_of(folder.name)
+        named = beside(folder.parent) if role in ("", "images") and not part and folder.name != "ImageSets" else ""
+        return not_images(folder) or (f"beside {named}/" if named and not role else "")
 
     for file in walk_files(root, leave_out=leave_out, skipped=files.skipped):
         key, inside_labels = _key_of(file.relative_to(root))
@@ -167,8 +168,7 @@ def _collect(
         if file.suffix.lower() in (".json", ".xml") and (kind := annotation_kind(file)):
             files.annotations[file] = kind
         elif stated is not None and file.is_relative_to(stated) and stated != root:
-            key = _key_of(file.relative_to(stated))[0]
-            _add(files.labels, files.skipped, key, file, LABEL_SUFFIXES)
+            _add(files.labels, files.skipped, _key_of(file.relative_to(stated))[0], file, LABEL_SUFFIXES)
         elif inside_labels and stated is None:
             _add(files.labels, files.skipped, key, file, LABEL_SUFFIXES)
         elif inside_labels:
@@ -323,6 +323,17 @@ def _listed_parts(root: Path) -> dict[str, str]:  # name of an image -> part
     return {name: part for part, names in parts.items() for name in names}
 
 
+def _stated_file(stated: Path | None, root: Path) -> tuple[dict[Path, str], Path | None]:
+    "An annotation file that is stated, with its kind, and the folder of labels: with such a file no other counts."
+    if stated is None or stated.is_dir():
+        return {}, stated
+    kind = annotation_kind(stated)
+    if not kind:
+        raise DataError(f"{stated}: found {'a file' if stated.exists() else 'nothing'}, expected the folder of labels, "
+                        "or a file of an annotation program")
+    return {stated: kind}, root
+
+
 def _refuse_labels(root: Path) -> None:
     "A folder that is named as labels, and holds what looks like labels, is no folder of images."
     pictures = [file for file in walk_files(root) if file.suffix.lower() in IMAGE_SUFFIXES]
@@ -333,7 +344,7 @@ def _refuse_labels(root: Path) -> None:
 # %% ../nbs/runtime/folders.ipynb #3c7778d1
 def look_at(
     root: str | Path,
-    labels: str | Path = "",  # the folder of labels, absolute or below `root`; "" = by its name
+    labels: str | Path = "",  # folder of labels or annotation file, absolute or below `root`; "" = by its name
     ending: str = "",  # what follows an image's name in its label's, such as "_mask"; "" = any that is known
 ) -> Folder:  # what `train` holds, or all if there are no parts; `parts` has the others
     """What a folder of images holds. No image is decoded, except a few that may be labels.
@@ -342,8 +353,7 @@ def look_at(
     be read in two ways."""
     root = Path(root)
     stated = None if not labels else root if str(labels) == "." else root / labels
-    if stated is not None and not stated.is_dir():
-        raise DataError(f"{stated}: found {'a file' if stated.exists() else 'nothing'}, expected the folder of labels")
+    chosen, stated = _stated_file(stated, root)
     if role_of(root.absolute().name)[0] == "labels" and stated is None:
         _refuse_labels(root)
     files = _collect(root, stated)
@@ -366,6 +376,8 @@ def look_at(
     if ending and not found:
         raise DataError(f"{root}: found no label file that ends in {ending!r}, expected one such as "
                         f"{next(iter(files.images)).rpartition('/')[2]}{ending}.png")
+    if chosen:
+        files.annotations, files.labels, found = chosen, {}, {}
     return _divided(root, files, found)
 
 # %% ../nbs/runtime/folders.ipynb #b820303f
@@ -391,9 +403,23 @@ def _divided(root: Path, files: _Files, found: Mapping[str, list[tuple[str, Path
     whole.images = dict(sorted((whole.images | outside.images).items()))
     whole.labels |= outside.labels
     whole.endings += outside.endings
-    whole.parts, whole.skipped, whole.annotations = parts, files.skipped, files.annotations
+    whole.parts, whole.skipped = parts, files.skipped
+    for name, folder in (("train", whole), *parts.items()):
+        others = {"train", *parts} - {name}
+        folder.annotations = {file: kind for file, kind in files.annotations.items()
+                              if _part_of(file, root) not in others}
     left = [file for found in files.labels.values() for file in found if file not in used]
     coloured = [file for file in left if cut_ending(file.stem, OTHER_ENDINGS)[0]]
     whole.unused = [file for file in left if file not in coloured]
     whole.skipped += [(file, "named as colours, instances or an overlay") for file in coloured]
     return whole
+
+# %% ../nbs/runtime/folders.ipynb #f01dae01
+def _part_of(
+    file: Path,  # of an annotation program
+    root: Path,
+) -> str:
+    "The part that an annotation file speaks of, by the words of its path: `instances_train2017.json`; \"\" = of all."
+    path = file.relative_to(root) if file.is_relative_to(root) else Path(file.name)
+    words = re.split("[^a-z]+", path.with_suffix("").as_posix().lower())
+    return next((part for part, names in PARTS.items() if set(names) & set(words)), "")

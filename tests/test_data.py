@@ -35,7 +35,7 @@ from stal_nb.data import (
 from stal_nb.labels import CAMVID, CITYSCAPES, CITYSCAPES_TRAIN_ID_OF_LABEL_ID, IGNORE, SYNTHIA, LabelSpace, Sample
 from stal_nb.readers import CamVid
 from stal_nb.runtime.errors import ConfigError, DataError, LabelError, StalError
-from stal_nb.runtime.images import read_image
+from stal_nb.runtime.images import image_size, read_image
 from stal_nb.scenes import SceneDataset
 
 
@@ -102,7 +102,7 @@ def test_palette_png_is_shown_in_its_colours(tmp_path):
     assert read_labels(tmp_path / "p.png", CITYSCAPES).tolist() == [[0, 1]]  # as labels, the same file holds ids
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
 def test_exif_orientation_is_applied(tmp_path, suffix):
     "Orientation 6: the camera was turned; what is stored as 24 x 32 is shown as 32 x 24."
     smooth = np.dstack([np.tile(np.linspace(0, 255, 32, dtype=np.uint8), (24, 1))] * 3)
@@ -111,7 +111,7 @@ def test_exif_orientation_is_applied(tmp_path, suffix):
     exif[0x112] = 6
     stored.save(tmp_path / f"turned.{suffix}", exif=exif)
     image = read_image(tmp_path / f"turned.{suffix}")
-    assert image.shape == (3, 32, 24)
+    assert image.shape == (3, 32, 24) and image_size(tmp_path / f"turned.{suffix}") == (32, 24)
     assert np.abs(image[0].numpy() - np.rot90(smooth[..., 0], -1) / 255).max() < 0.05
 
 
@@ -136,7 +136,7 @@ def test_missing_file_and_folder_in_place_of_a_file(tmp_path):
             read_image(path)
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif", "webp", "ppm"])
 def test_truncated_anywhere_is_refused(tmp_path, suffix):
     whole = save(tmp_path / f"whole.{suffix}", picture()).read_bytes()
     for length in range(0, len(whole), 97):
@@ -241,9 +241,9 @@ def test_camvid_says_which_folders_there_are(camvid, tmp_path):
 
 @pytest.mark.parametrize("damage, match", [
     (lambda root: (root / "trainannot/0001TP_2.png").unlink(), r"0001TP_2.jpg: found no label .*1 of 3 images.*expected 0001TP_2.png"),
-    (lambda root: [f.unlink() for f in (root / "train").iterdir()], "train: found no .png, .jpg or .jpeg file, expected at least one"),
+    (lambda root: [f.unlink() for f in (root / "train").iterdir()], "train: found no .png, .jpg, .jpeg or other picture file, expected at least one"),
     (lambda root: save(root / "train/0001TP_2.png", picture()), "0001TP_2.jpg and 0001TP_2.png, expected one file with the id '0001TP_2'"),
-    (lambda root: save(root / "train" / "x.bmp", picture()), "x.bmp: found a .bmp picture, expected .png, .jpg or .jpeg files")])
+    (lambda root: save(root / "train" / "x.bmp", picture()), "x.bmp: found no label file for it in .*1 of 4 images have none")])
 def test_what_file_names_show_is_refused_at_once(camvid, damage, match):
     damage(camvid)
     with pytest.raises(DataError, match=match):

@@ -15,7 +15,6 @@ from stal_nb.config import Config
 from stal_nb.data import Pool, has_label, read_split
 from stal_nb.datasets import RunData
 from stal_nb.folders import look_at
-from stal_nb.inspection import check_dataset
 from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.run import Run
 from stal_nb.runtime.errors import ConfigError, DataError
@@ -43,7 +42,7 @@ def pairs(root, images, labels, count=3):
 
 
 def check(*words):
-    return main(["check-data", "--preset", "folder", "--no-bar", "--workers=0", *map(str, words)])
+    return main(["check-data", "--preset", "folder", "--no-bar", "--workers=0", "--set", "source_images=1", "--set", "image_size=[32, 32]", *map(str, words)])
 
 
 # -- layouts -----------------------------------------------------------------------------------------------------------------
@@ -125,8 +124,8 @@ def test_labels_runs_and_predictions_do_not_become_images(tmp_path, capsys):
     assert list(found.images) == ["0", "1", "2"] and not found.labels
     assert check("--root", tmp_path) == 0
     said = capsys.readouterr().out
-    for words in ("passed over predictions, out/colour: named as predictions", "runs/first: a run of stal_nb", "labels if stated: 'answers'",
-                  "labels if stated: label_ending = '_road'"):
+    for words in ("passed over predictions, out/colour: named as predictions", "runs/first: a run of stal_nb",
+                  "labels if stated: 'answers'", "labels if stated: label_ending = '_road'"):
         assert words in said.replace("out/colour, predictions", "predictions, out/colour"), words
     assert len(look_at(tmp_path, labels="answers").labels) == len(look_at(tmp_path, ending="_road").labels) == 3
 
@@ -149,12 +148,14 @@ def test_what_is_beside_images_is_passed_over_and_named(tmp_path):
     found = look_at(tmp_path)
     assert len(found.images) == 3 and [file.name for file in found.unused] == ["99.png"]
     said = "\n".join(found.notes())
-    for words in ("backup, preview.png: beside images/", "images/4.heic: .heic is not read", "1 label files belong to no image: 99.png", "1_color.png: named as colours"):
+    for words in ("backup, preview.png: beside images/", "images/4.heic: .heic is not read", "1 label files belong to no image: 99.png",
+                  "1_color.png: named as colours"):
         assert words in said, words
 
 
 @pytest.mark.parametrize("make, root, words", [
-    (lambda d: pairs(d, "images/{}.jpg", "masks/{}.png") or pairs(d, "images/{}.jpg", "gt/{}.png"), "", "two labels of the image '0', gt/0.png and masks/0.png.*target_labels"),
+    (lambda d: pairs(d, "images/{}.jpg", "masks/{}.png") or pairs(d, "images/{}.jpg", "gt/{}.png"), "",
+     "two labels of the image '0', gt/0.png and masks/0.png.*target_labels"),
     (lambda d: pairs(d, "{}.jpg", "{}_gt.png") or pairs(d, "{}.jpg", "{}_mask.png"), "", "label_ending"),
     (lambda d: photo(d / "images/1.jpg") or photo(d / "photos/1.jpg"), "", "found images/ and photos/, expected one folder of images"),
     (lambda d: photo(d / "1.jpg") or photo(d / "1.png"), "", "found 1.jpg and 1.png, expected one image with the id '1', or an image and a PNG of few values"),
@@ -200,6 +201,31 @@ def test_files_of_annotation_programs_are_found_and_named(tmp_path, name, conten
     assert f"annotations: {kind}, 1 file: {name}" in found.notes()
 
 
+def test_a_reader_of_annotation_files_gives_the_labels(tmp_path):
+    "The one place where it plugs in gets the files of the part, and the sizes of the images."
+    for part, size in (("train", (64, 96)), ("val", (64, 96))):
+        for k in range(2):
+            photo(tmp_path / part / f"{k}.jpg", k)
+        (tmp_path / f"instances_{part}2017.json").write_text('{"images": [], "annotations": [], "categories": []}')
+    (tmp_path / "boxes.xml").write_text("<annotation><filename>0.jpg</filename></annotation>")
+    asked = []
+
+    def read(files, sizes):
+        asked.append(([file.name for file in files], len(sizes), sizes["1"]))
+        return {"1": lambda: np.full((64, 96), 4, np.uint8)}
+
+    found = look_at(tmp_path)
+    data = folder_dataset(found, CITYSCAPES, read=read)
+    assert [data.has_label(k) for k in range(2)] == [False, True] and (data[1].labels == 4).all() and data[1].labels.dtype == torch.int64
+    assert folder_dataset(found.parts["val"], CITYSCAPES, read=read).has_labels
+    assert asked == [(["instances_train2017.json"], 2, (64, 96)), (["instances_val2017.json"], 2, (64, 96))]
+    assert not folder_dataset(found, CITYSCAPES).has_labels
+    stated = look_at(tmp_path, labels="instances_val2017.json")
+    assert list(stated.parts["val"].annotations.values()) == ["COCO"] and not stated.annotations
+    with pytest.raises(DataError, match="notes.txt: found nothing, expected the folder of labels, or a file of an annotation program"):
+        look_at(tmp_path, labels="notes.txt")
+
+
 # -- images without a label --------------------------------------------------------------------------------------------------
 
 
@@ -237,8 +263,9 @@ def test_an_oracle_is_asked_for_what_it_has(tmp_path):
     pairs(tmp_path / "data", "images/{}.jpg", "labels/{}.png", 5)
     for k in (1, 3):
         (tmp_path / f"data/labels/{k}.png").unlink()
-    config = Config.preset("folder", data_root=tmp_path / "data", annotator="oracle", backbone="mobilenet_v3_small", weights=None, aspp_channels=16, embedding_dim=8,
-                           crop_size=(32, 32), image_size=(32, 32), source_images=2, source_steps=0, round_steps=(0,), budgets=(1.0,), device="cpu")
+    tiny = dict(backbone="mobilenet_v3_small", weights=None, aspp_channels=16, embedding_dim=8, crop_size=(32, 32), image_size=(32, 32), device="cpu")
+    config = Config.preset("folder", data_root=tmp_path / "data", annotator="oracle", source_images=2, source_steps=0, round_steps=(0,), budgets=(1.0,),
+                           **tiny)
     run = Run.create(config, tmp_path / "run")
     run.bar = False
     while run.stage and run.stage != "round 0: train":
@@ -322,7 +349,7 @@ def test_a_thermal_camera_needs_a_stated_range(tmp_path, capsys):
     celsius = np.linspace(10, 40, 64 * 96).reshape(64, 96)
     (tmp_path / "images").mkdir()
     Image.fromarray(((celsius + 273.15) * 100).astype(np.uint16)).save(tmp_path / "images/0.tiff")
-    Image.fromarray((celsius.astype(np.float32))).save(tmp_path / "images/1.tif")
+    Image.fromarray(celsius.astype(np.float32)).save(tmp_path / "images/1.tif")
     assert check("--root", tmp_path) == 1
     assert "1.tif: found numbers of 32 bits from 10 to 40, expected a stated range" in capsys.readouterr().out
     assert check("--root", tmp_path, "--set", "image_range=minmax") == 0
