@@ -66,9 +66,10 @@ def see(
         raise DataError(f"{root}: found {len(images.broken)} images, none of which can be read: {images.broken[0]}")
     files = list(folder.labels.values())
     codes = count_codes(files[:: max(1, -(-len(files) // MOST_FILES))], bar) if files else None
-    if files or not folder.annotations:
+    outlines = [file for file, kind in folder.annotations.items() if "boxes" not in kind]
+    if files or not outlines:
         return Seen(Path(root), folder, images, codes, Counter())
-    frames, _ = read_frames(list(folder.annotations))
+    frames, _ = read_frames(outlines)
     drawn = [Counter(shape.name for shape in frame.shapes) for frame in frames]
     return Seen(Path(root), folder, images, None, sum(drawn, Counter()), sum(map(bool, drawn)))
 

@@ -11,6 +11,7 @@ from stal_nb.app.report import score_rows
 from stal_nb.classes import read_classes
 from stal_nb.cli import describe, main, measured_line, status_line
 from stal_nb.config import Config
+from stal_nb.datasets import RunData
 from stal_nb.run import Run
 from stal_nb.runtime.errors import AwaitingLabels, ConfigError, DataError
 from stal_nb.survey import count_codes, read_codes, same_pictures, survey_images
@@ -234,3 +235,5 @@ def test_names_in_annotation_files_become_classes(tmp_path):
     space, coding = read_classes(tmp_path / "classes.json")
     assert space.classes == ("background", "fire", "smoke") and coding.background == 0
     assert Config.from_file(tmp_path / "stal.toml").annotator == "oracle"  # 3 of 4 images are annotated
+    target = RunData(Config.from_file(tmp_path / "stal.toml", holdout=0.0)).target
+    assert target.has_labels and target[0].labels.unique().tolist() == [0, 2]
