@@ -153,12 +153,8 @@ def open_folder(role: str, root: Path, config: Any) -> Dataset | None:
     space, coding = folder_classes(role, config)
     if role == "val":
         folder = folder.parts.get("val")
-<<<<<<< HEAD
     background = None if coding is None else coding.background
     read = partial(read_annotations, label_space=space, background=background)
-=======
-    read = partial(read_annotations, label_space=space, background=None if coding is None else coding.background)
->>>>>>> wC
     return None if folder is None else folder_dataset(folder, space, config.image_range, coding, read)
 
 # %% ../nbs/runtime/datasets.ipynb #b99b750c
@@ -340,12 +336,7 @@ class RunData:
         "What is known of the folders: how they were understood, what has no label, what was passed over. In lines."
         named = {f"validation {name}" if self.config.validation else name: val for name, val in self.validation.items()}
         lines = []
-<<<<<<< HEAD
         named = {} if self._divided[2] else named  # what was held out is told of the target
-=======
-        if self._divided[2]:  # what was held out is told of the target
-            named = {}
->>>>>>> wC
         sets = {"source": self.source, "target": self.target, **named}
         for role, dataset in ((role, dataset) for role, dataset in sets.items() if len(dataset)):
             lines += [f"{role}: {note}" for note in getattr(reader_of(dataset), "notes", ())]
