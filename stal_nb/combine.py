@@ -63,6 +63,7 @@ def folder_dataset(
     image_range: Range = "",  # of images of one channel with more than 8 bits, see `stretch`
     coding: Coding | None = None,  # what own classes look like on disk; its background is what nobody drew
     read: Reader | None = None,  # reads files of annotation programs, see `labels_of`
+    background: int | None = None,  # without a coding: position of what nobody drew; None: it is unlabelled
 ) -> FileDataset:
     "The images of a folder with the labels that there are. Raises `DataError` if it has no image."
     if not folder.images:
@@ -71,7 +72,7 @@ def folder_dataset(
     labels, told = labels_of(folder, read)
     dataset = FileDataset(folder.images, labels, label_space, folder_of, partial=True,
                           image_range=image_range, coding=coding,
-                          background=None if coding is None else coding.background)
+                          background=background if coding is None else coding.background)
     dataset.root, dataset.unused_labels, dataset.notes = folder.root, folder.unused, folder.notes() + told
     return dataset
 
