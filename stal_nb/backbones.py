@@ -69,7 +69,7 @@ class PhasedConv2d(nn.Conv2d):
         self,
         maps: Tensor,  # (B,C,H,W) floating
     ) -> Tensor:  # (B,C,H,W)
-        if maps.device.type != "cpu" or not torch.is_grad_enabled():
+        if maps.device.type != "cpu" or not (self.training and torch.is_grad_enabled()):
             return super().forward(maps)
         d, (B, C, H, W) = self.dilation[0], maps.shape
         if H % d or W % d:
