@@ -315,11 +315,11 @@ def round_lines(
     if not person:
         who = "answers come from the labels that are there; \"person\" asks you instead"
     budgets, groups = budgets_of(images, person), len(target.folder.groups)
-    first = "random_group_quota" if 1 < groups <= budgets[0] else "random"
+    first = "word_coverage_group_quota" if 1 < groups <= budgets[0] else "word_coverage"
     lines = [("annotator", "person" if person else "oracle", who),
              ("budgets", budgets, f"labelled images after each round, of {images:,}"),
-             ("first_strategy", first, f"groups (sub-folders): {groups}"),
-             ("strategy", "entropy", "how later images are chosen")]
+             ("first_strategy", first, f"images that show together what all show; groups (sub-folders): {groups}"),
+             ("strategy", "frozen_k_center", "later ones are least like the labelled ones; \"entropy\" is the paper's")]
     if source is not None:
         lines.append(("source_steps", 400, "of training on the source; about a quarter of a second each on two cores"))
     return [*lines, ("round_steps", [300, 300], "of training in each round")]

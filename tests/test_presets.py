@@ -259,7 +259,7 @@ def test_a_plan_says_what_a_run_will_take(trees, tmp_path, capsys):
     run = make(trees, tmp_path / "run", source_steps=4)
     plan = run.plan()
     assert [s["steps"] for s in plan["stages"]] == [4, 2, 2, 2] and [s["labelled"] for s in plan["stages"]] == [0, 1, 2, 3]
-    assert plan["images"] == {"source": 4, "target": 6, "groups": len(set(run.data.target.groups)), "validation": 2}
+    assert plan["images"] == {"source": 4, "target": 6, "groups": len(set(run.data.target.groups)), "validation": 2, "sets": {}}
     assert plan["network"]["all"] == sum(p.numel() for p in run.checkpoints.new().student.parameters())
     assert plan["memory"]["all"] == sum(v for k, v in plan["memory"].items() if k != "all") and plan["memory"]["activations"] > 1e6
     assert plan["seconds"] > 0 and plan["disk"]["free"] > 0

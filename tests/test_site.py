@@ -101,7 +101,7 @@ def test_reading_order_is_a_click_away(site, new_page):
     while (following := next_page(seen[-1])) and following not in seen:
         seen.append(following)
     assert page.url == seen[1].as_uri() and page.problems == []
-    chapters = [f.name for f in seen if f.parent == site.resolve() and re.match(r"\d\d_", f.name)]
+    chapters = [f.name for f in seen if f.parent == site.resolve() and re.match(r"\d\db?_", f.name)]
     numbered = [n.with_suffix(".html").name for n in docs.notebooks(docs.ROOT / "nbs") if n.parent.name == "nbs"]
     assert chapters == [n for n in numbered if n != "index.html"]
 
