@@ -235,6 +235,7 @@ def describe(summary: dict) -> str:
     entries = [entry for entry in (summary["source_only"], *summary["rounds"]) if entry]
     extra = [name for name in ("miou_16", "miou_13") if any(name in entry for entry in entries)]
     sets = list(next((entry["validation"] for entry in entries if "validation" in entry), {}))
+    sets = sets if len(sets) > 1 else []  # the mean of one set is that set
     widths = {name: max(9, len(name) + 2) for name in sets}
     columns = "".join(f"{name.replace('miou_', 'mIoU '):>9}" for name in extra)
     columns += "".join(f"{name:>{width}}" for name, width in widths.items())

@@ -46,8 +46,9 @@ def _measured(
 def sets_of(
     summary: dict,  # `Run.summary()`
 ) -> list[str]:
-    "The names of the sets of validation images; [] for one set without a name."
-    return list(next((entry["validation"] for _, entry in _measured(summary) if "validation" in entry), {}))
+    "The names of the sets of validation images; [] for a single set, whose mIoU is that of the run."
+    names = list(next((entry["validation"] for _, entry in _measured(summary) if "validation" in entry), {}))
+    return names if len(names) > 1 else []
 
 
 def miou_figure(
