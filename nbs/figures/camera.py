@@ -1,12 +1,11 @@
-"""A fire camera that does not exist, for 24 Your own camera: renderings and photograph-like views of hills, drawn on the
-fly."""
+"""A fire camera that does not exist, for 24 Your own camera: renderings and photograph-like views of hills."""
 
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib import pyplot as plt
 from PIL import Image, ImageFilter
@@ -54,12 +53,12 @@ def _hills(rng: np.random.Generator, photograph: bool, size: tuple[int, int]) ->
     "The land and the sky (H, W, 3), and which of three ridges a pixel belongs to (H, W), 0 = sky."
     height, width = size
     up = np.linspace(1, 0, height, dtype=np.float32)[:, None]  # 1 at the upper edge
-    top, low = ((0.35, 0.6, 0.95), (0.75, 0.88, 1.0)) if not photograph else ((0.56, 0.63, 0.7), (0.8, 0.8, 0.77))
+    top, low = ((0.35, 0.6, 0.95), (0.75, 0.88, 1.0)) if not photograph else ((0.44, 0.56, 0.72), (0.72, 0.75, 0.76))
     picture = np.array(low, np.float32) + up[..., None] * (np.array(top, np.float32) - low)
     picture = np.broadcast_to(picture, (height, width, 3)).copy()
     if photograph:  # clouds, which a rendering does not have
         clouds = (_smooth(height, width, 28, rng) * 0.7 + 0.3 * _smooth(height, width, 9, rng) - 0.45).clip(0, 1)
-        picture += (0.9 - picture) * (1.6 * clouds * (up > 0.3))[..., None].clip(0, 1)
+        picture += (0.9 - picture) * (0.9 * clouds)[..., None].clip(0, 1)
     ridge = np.zeros(size, np.uint8)
     greens = ((0.45, 0.62, 0.5), (0.25, 0.52, 0.24), (0.15, 0.4, 0.12))
     for k, (level, colour) in enumerate(zip((0.6, 0.42, 0.22), greens), 1):
@@ -79,7 +78,7 @@ def _texture(picture: np.ndarray, ridge: np.ndarray, rng: np.random.Generator) -
     rows = np.linspace(0, 1, height, dtype=np.float32)[:, None]
     for _ in range(rng.integers(0, 3)):  # mist lies flat where smoke rises
         bank = np.exp(-((rows - rng.uniform(0.42, 0.7)) / 0.03) ** 2) * _smooth(height, width, 30, rng)
-        picture += (np.array((0.84, 0.85, 0.86), np.float32) - picture) * (0.75 * bank)[..., None]
+        picture += (np.array((0.84, 0.85, 0.86), np.float32) - picture) * (0.6 * bank)[..., None]
     for _ in range(rng.integers(0, 4)):
         y, x = int(rng.uniform(0.65, 0.95) * height), int(rng.uniform(0, 0.97) * width)
         picture[y:y + 2, x:x + int(rng.integers(2, 5))] = (0.6, 0.25, 0.17)
@@ -94,7 +93,7 @@ def _plume(size: tuple[int, int], foot: tuple[int, int], rng: np.random.Generato
     middle = foot[1] + wind * tall * risen.clip(0) ** 1.4 + 2 * np.sin(7 * risen + rng.uniform(0, 6))
     spread = 1.5 + (0.05 + 0.12 * risen.clip(0)) * height * rng.uniform(0.7, 1.1)
     body = np.exp(-((x - middle) / spread) ** 2) * (risen > 0) * (1 - risen.clip(0, 1) ** 2)
-    return rng.uniform(0.65, 0.85) * body * (0.55 + 0.45 * _smooth(height, width, 7, rng))
+    return rng.uniform(0.7, 0.9) * body * (0.6 + 0.4 * _smooth(height, width, 7, rng))
 
 
 def draw_view(
@@ -112,9 +111,9 @@ def draw_view(
     if rng.random() < 0.75 if burning is None else burning:
         columns = rng.uniform(0.15, 0.85) * size[1]
         rows = np.flatnonzero(ridge[:, int(columns)] > 0)
-        foot = int(rng.choice(rows[: max(1, int(0.6 * len(rows)))])), int(columns)
+        foot = int(rng.choice(rows[len(rows) // 6: max(1, int(0.7 * len(rows)))])), int(columns)
         veil = _plume(size, foot, rng)
-        grey = rng.uniform(0.72, 0.9) if not photograph else rng.uniform(0.55, 0.82)
+        grey = rng.uniform(0.72, 0.9) if not photograph else rng.uniform(0.8, 0.95)
         picture += (np.array((grey, grey, grey + 0.03), np.float32) - picture) * veil[..., None]
         labels[veil > 0.12] = 1
         y, x = np.mgrid[:size[0], :size[1]]
@@ -128,7 +127,7 @@ def draw_view(
 def _developed(picture: np.ndarray, photograph: bool, rng: np.random.Generator) -> np.ndarray:
     "(H, W, 3) uint8: a photograph has passed a lens, a tinted light and a sensor."
     if photograph:
-        picture = picture * rng.uniform(0.7, 1.05) * (1 + 0.05 * rng.standard_normal(3))
+        picture = picture * rng.uniform(0.85, 1.1) * (1 + 0.05 * rng.standard_normal(3))
     image = Image.fromarray((255 * picture.clip(0, 1)).astype(np.uint8))
     if not photograph:
         return np.asarray(image)
@@ -171,6 +170,27 @@ def write_camera(
     return truth
 
 
+# Somebody who labels
+
+
+def answer(
+    widget: Annotator,
+    truth: Mapping[str, View],
+    seconds: float = 60.0,  # of a person's time for each, so to say
+) -> None:
+    "Say what the page says when a person has finished an image: here with the truth that the drawing knows."
+    for id in widget.waiting:
+        content = {"type": "save", "id": id, "base": 0, "box": None, "seconds": seconds, "done": True}
+        widget.receive(content, [pack_labels(torch.from_numpy(truth[id].labels).long())])
+
+
+def write_answers(folder: Path, truth: Mapping[str, View]) -> None:
+    "The truth as label files, as another program of a colleague would save it."
+    folder.mkdir(parents=True, exist_ok=True)
+    for id, view in truth.items():
+        label_picture(view.labels).save(folder / f"{id}.png")
+
+
 # Pictures
 
 
@@ -190,4 +210,45 @@ def domains_figure(columns: int = 4) -> plt.Figure:
             view = draw_view(1000 * photograph + k, photograph)
             bare(upper, view.image, ("rendering", "photograph")[photograph] if k == 0 else "")
             bare(lower, _over(view.image, view.labels), "what is there: smoke blue, fire red" if k == 0 else "")
+    return figure
+
+
+def scores(run: Run) -> pd.DataFrame:
+    "IoU of each class on the validation photographs, in percent, after each stage."
+    rows = {}
+    for stage in run.layout.trained:
+        found = run.layout.metrics(stage)
+        rows["renderings alone" if stage == "source" else f"{stage}"] = {**found["iou"], "mIoU": found["miou"]}
+    return pd.DataFrame(rows).T.round(1)
+
+
+@torch.inference_mode()
+def _probs(run: Run, stage: str | None, image: torch.Tensor) -> torch.Tensor:
+    "(C, H, W) of one image (3, H, W)."
+    return trained_network(run, stage).model(image[None].to(run.device)).logits.softmax(1)[0].cpu()
+
+
+def classes_figure(
+    run: Run,
+    photographs: Path,  # with images/ and labels/
+) -> plt.Figure:
+    "For each class the validation photograph that shows most of it: predictions before and after, and uncertainty."
+    codes = {position: np.array((*colour, 255)) for position, colour in DRAWN.items()}
+    images = sorted((photographs / "images").iterdir())
+    labels = {f: np.asarray(Image.open(photographs / "labels" / f"{f.stem}.png")) for f in images}
+    positions = {f: sum(k * (pixels == code).all(-1) for k, code in codes.items()) for f, pixels in labels.items()}
+    figure, axes = plt.subplots(3, 5, figsize=(11.5, 5), dpi=80, layout="constrained")
+    titles = "photograph", "truth", "after renderings alone", "after the last round", "uncertainty"
+    for row, k in zip(axes, (1, 2, 0)):
+        file = max(images, key=lambda f: (positions[f] == k).sum())
+        image = read_image(file)
+        before, after = _probs(run, "source", image), _probs(run, None, image)
+        picture = (255 * image.permute(1, 2, 0)).numpy()
+        shown = [picture.astype(np.uint8), *(_over(picture, m) for m in (positions[file], before.argmax(0).numpy(),
+                                                                         after.argmax(0).numpy()))]
+        for axis, view, title in zip(row, shown, titles):
+            bare(axis, view, title if k == 1 else "")
+        bare(row[4], entropy(after[None])[0], titles[4] if k == 1 else "", **MAGMA)
+        row[0].set_ylabel(CLASSES[k], fontsize=10)
+    colourbar(figure, axes[:, 4])
     return figure
