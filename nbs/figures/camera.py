@@ -1,6 +1,10 @@
 """A fire camera that does not exist, for 24 Your own camera: renderings and photograph-like views of hills."""
 
+import io
+import os
+import shlex
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +17,7 @@ from PIL import Image, ImageFilter
 from stal_nb.app.annotator import Annotator
 from stal_nb.app.transfer import pack_labels
 from stal_nb.canvas import bumps_of
+from stal_nb.cli import main
 from stal_nb.prediction import trained_network
 from stal_nb.run import Run
 from stal_nb.runtime.images import read_image
@@ -168,6 +173,18 @@ def write_camera(
             else:
                 label_picture(view.labels).save(place / "labels" / f"{id}.png")
     return truth
+
+
+def shell(
+    line: str,  # as it is typed after `stal_nb`
+) -> int:  # exit status
+    "A command of `stal_nb`; what it says is printed without the folder that we work in, which is another each time."
+    said = io.StringIO()
+    try:
+        with redirect_stdout(said):
+            return main([*shlex.split(line), "--no-bar"])
+    finally:
+        print(said.getvalue().replace(os.getcwd() + os.sep, "").rstrip())
 
 
 # Somebody who labels
