@@ -75,7 +75,8 @@ def kind_of_labels(
         return "cityscapes"
     files = [f for f in path.rglob("*") if f.is_file() and not any(p[0] == "." for p in f.relative_to(path).parts)]
     pictures = sorted(f for f in files if f.suffix.lower() == ".png")
-    if not pictures or any(f.suffix.lower() in (".json", ".xml") and f.name != "label_space.json" for f in files):
+    others = [f for f in files if f.suffix.lower() in (".json", ".xml") and f.name not in ("label_space.json", CLASS_FILE)]
+    if not pictures or others:
         return None
     try:
         with Image.open(pictures[0], formats=["PNG"]) as first:
