@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,8 +76,8 @@ def kind_of_labels(
         return "cityscapes"
     files = [f for f in path.rglob("*") if f.is_file() and not any(p[0] == "." for p in f.relative_to(path).parts)]
     pictures = sorted(f for f in files if f.suffix.lower() == ".png")
-    others = [f for f in files if f.suffix.lower() in (".json", ".xml") and f.name not in ("label_space.json", CLASS_FILE)]
-    if not pictures or others:
+    about = ("label_space.json", CLASS_FILE)  # of the pictures
+    if not pictures or any(f.suffix.lower() in (".json", ".xml") and f.name not in about for f in files):
         return None
     try:
         with Image.open(pictures[0], formats=["PNG"]) as first:
@@ -112,7 +113,10 @@ def _named_labels(path: Path, kind: str, run: Run) -> Found:
         return coloured_labels(path, space)
     own = uncounted_labels(run) if path.resolve() == run.store.root.resolve() else None
     names = {file.relative_to(path).as_posix(): file for file in files_matching(path, "*.png")}
-    return {name.removesuffix(".png"): (lambda file=file: read_labels(file, space, coding=coding).to(torch.uint8).numpy())
+    def read(file: Path) -> np.ndarray:
+        return read_labels(file, space, coding=coding).to(torch.uint8).numpy()
+
+    return {name.removesuffix(".png"): partial(read, file)
             for name, file in names.items() if own is None or name in own}
 
 
