@@ -113,6 +113,7 @@ def _named_labels(path: Path, kind: str, run: Run) -> Found:
         return coloured_labels(path, space)
     own = uncounted_labels(run) if path.resolve() == run.store.root.resolve() else None
     names = {file.relative_to(path).as_posix(): file for file in files_matching(path, "*.png")}
+
     def read(file: Path) -> np.ndarray:
         return read_labels(file, space, coding=coding).to(torch.uint8).numpy()
 
