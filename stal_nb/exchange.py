@@ -85,7 +85,7 @@ def kind_of_labels(
     except Exception:  # whoever reads it says what is wrong
         return "png"
 
-# %% ../nbs/runtime/exchange.ipynb #04b0d0a9
+# %% ../nbs/runtime/exchange.ipynb #5c0d1ab1
 def _coding_of(run: Run, path: Path | None = None) -> Coding | None:
     """What label files hold: as a classes.json in their folder states it, or else as the run's own classes do. None:
     positions. Raises `DataError` for a classes.json with other classes."""
@@ -99,7 +99,7 @@ def _coding_of(run: Run, path: Path | None = None) -> Coding | None:
                         f"({', '.join(own)})")
     return coding
 
-
+# %% ../nbs/runtime/exchange.ipynb #04b0d0a9
 def _named_labels(path: Path, kind: str, run: Run) -> Found:
     "Labels in PNG files, by the names of the files."
     space, coding = run.store.label_space, None if kind == "cityscapes" else _coding_of(run, path)
