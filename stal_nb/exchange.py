@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,9 @@ from torch.utils.data import Dataset
 
 from .annotation_files import Pictures, match_frames, read_annotations
 from .annotation_formats import FORMATS, Frame, some_of
+from .classes import Coding, read_classes
 from .data import files_of, load_image
+from .datasets import CLASS_FILE, folder_classes
 from stal_nb.formats import (
     Found, cityscapes_labels, coloured_labels, export_cityscapes, export_coco, files_matching, import_labels,
 )
@@ -73,7 +76,8 @@ def kind_of_labels(
         return "cityscapes"
     files = [f for f in path.rglob("*") if f.is_file() and not any(p[0] == "." for p in f.relative_to(path).parts)]
     pictures = sorted(f for f in files if f.suffix.lower() == ".png")
-    if not pictures or any(f.suffix.lower() in (".json", ".xml") and f.name != "label_space.json" for f in files):
+    about = ("label_space.json", CLASS_FILE)  # of the pictures
+    if not pictures or any(f.suffix.lower() in (".json", ".xml") and f.name not in about for f in files):
         return None
     try:
         with Image.open(pictures[0], formats=["PNG"]) as first:
@@ -81,21 +85,39 @@ def kind_of_labels(
     except Exception:  # whoever reads it says what is wrong
         return "png"
 
+# %% ../nbs/runtime/exchange.ipynb #5c0d1ab1
+def _coding_of(run: Run, path: Path | None = None) -> Coding | None:
+    """What label files hold: as a classes.json in their folder states it, or else as the run's own classes do. None:
+    positions. Raises `DataError` for a classes.json with other classes."""
+    folders = [] if path is None else [path, *([path.parent] if path.name == "labels" else [])]
+    file = next((folder / CLASS_FILE for folder in folders if (folder / CLASS_FILE).is_file()), None)
+    if file is None:
+        return folder_classes("target", run.config)[1]
+    space, coding = read_classes(file)
+    if space.classes != (own := run.store.label_space.classes):
+        raise DataError(f"{file}: found the classes {', '.join(space.classes)}, expected those of the run "
+                        f"({', '.join(own)})")
+    return coding
+
 # %% ../nbs/runtime/exchange.ipynb #04b0d0a9
 def _named_labels(path: Path, kind: str, run: Run) -> Found:
     "Labels in PNG files, by the names of the files."
-    space = run.store.label_space
+    space, coding = run.store.label_space, None if kind == "cityscapes" else _coding_of(run, path)
     if kind == "cityscapes":
         splits = sorted(f.name for f in (path / "gtFine").iterdir() if f.is_dir()) if (path / "gtFine").is_dir() else []
         found: Found = {}
         for split in splits or ["train"]:
             found |= cityscapes_labels(path, space, split, with_city=True)
         return found
-    if kind == "colours":
+    if kind == "colours" and not (coding and coding.colours):
         return coloured_labels(path, space)
     own = uncounted_labels(run) if path.resolve() == run.store.root.resolve() else None
     names = {file.relative_to(path).as_posix(): file for file in files_matching(path, "*.png")}
-    return {name.removesuffix(".png"): (lambda file=file: read_labels(file, space).to(torch.uint8).numpy())
+
+    def read(file: Path) -> np.ndarray:
+        return read_labels(file, space, coding=coding).to(torch.uint8).numpy()
+
+    return {name.removesuffix(".png"): partial(read, file)
             for name, file in names.items() if own is None or name in own}
 
 
@@ -204,7 +226,7 @@ def _why_uncounted(file: Path, run: Run, pictures: Pictures, sizes: TargetSizes)
     if record_of(file) is not None:
         return None
     try:
-        found = tuple(read_labels(file, space).shape)
+        found = tuple(read_labels(file, space, coding=_coding_of(run)).shape)
     except StalError as error:
         return f"is no label: {error}"
     expected = tuple(sizes[id])

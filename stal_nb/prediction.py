@@ -34,7 +34,7 @@ from .runtime.checkpoints import content_digest, read_checkpoint
 from .runtime.devices import flush_denormals
 from .runtime.errors import ConfigError, DataError, StoreError
 from .runtime.files import append_line, atomic_write_bytes, read_lines, replacing, write_csv
-from .runtime.images import read_image
+from .runtime.images import Range, read_image
 from .stages import RunParts
 from .step import build_model
 
@@ -226,13 +226,14 @@ def pictures_of(
     images: dict[str, Path],  # of `find_pictures`
     videos: dict[str, Path],
     every: int = 1,  # of so many frames of a video, the first
+    image_range: Range = "",  # of images of more than 8 bits, as the run has read them; see `read_image`
 ) -> Iterator[Picture]:
     "All pictures, one after the other. What cannot be read is said when it is loaded."
     def broken(error: Exception) -> Tensor:
         raise error
 
     for id, file in images.items():
-        yield Picture(id, _mark(file), lambda file=file: read_image(file))
+        yield Picture(id, _mark(file), lambda file=file: read_image(file, image_range))
     for id, file in videos.items():
         mark, number = _mark(file), 0
         try:
@@ -385,13 +386,15 @@ def predict(
     images, videos = find_pictures(inputs, out)
     network = trained_network(run, stage)
     looks = {name: getattr(config, name) for name in ("eval_size", "eval_scales", "eval_flip", "eval_window")}
+    looks |= {"image_range": config.image_range} if config.image_range else {}
     predictions = Predictions(out, network, looks)
     predictions.begin([*images, *(f"{id}/0" for id in videos)])
     _check_apart({**images, **videos}, predictions)
     ids, broken, new = [], [], 0
     try:
         total = count_pictures(images, videos, every)
-        for picture in tqdm(pictures_of(images, videos, every), "predicting", total, disable=not bar, unit="image"):
+        pictures = pictures_of(images, videos, every, config.image_range)
+        for picture in tqdm(pictures, "predicting", total, disable=not bar, unit="image"):
             ids.append(picture.id)
             wanted = overlay and picture.id in images
             if not predictions.has(picture, wanted):
