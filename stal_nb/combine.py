@@ -74,6 +74,9 @@ def folder_dataset(
     dataset = FileDataset(folder.images, labels, label_space, folder_of, partial=True,
                           image_range=image_range, coding=coding,
                           background=background if coding is None else coding.background)
+    if dataset.background is not None:
+        all_of_it = f"so all of it is {label_space.classes[dataset.background]!r}, the background"
+        told = [line.replace("so without a label", all_of_it) for line in told]
     dataset.root, dataset.unused_labels, dataset.notes = folder.root, folder.unused, folder.notes() + told
     return dataset
 

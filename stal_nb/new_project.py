@@ -186,8 +186,8 @@ def classes_of(
         count = sum(codes.count for codes in seen.values())
         raise DataError(f"labels: found only {_listed(every)} in {count:,} label files, expected two classes or more")
     if len(kept) > MOST_CODES:
-        raise DataError(f"labels: found {len(every):,} values or colours, expected at most {MOST_CODES}. Were they saved "
-                        "as JPEG, or scaled with smoothing?")
+        raise DataError(f"labels: found {len(every):,} values or colours, expected at most {MOST_CODES}. Were they "
+                        "saved as JPEG, or scaled with smoothing?")
     palette = next((codes.palette for codes in seen.values() if codes.palette), {})
     if len({palette.get(code) for code in kept}) < len(kept):
         palette = {}  # two classes would have one colour
@@ -348,7 +348,8 @@ def held_out(
     target: Seen,
 ) -> list[str]:  # ids
     "The images that a run will hold out for validation where there are labels and no other validation; see `combine`."
-    labels = target.folder.labels
+    every = target.frames == len(target.folder.images)  # all were drawn in with an annotation program
+    labels = target.folder.images if every else target.folder.labels
     if len(labels) < 10:
         return []
     by_group = len({folder_of(id) for id in labels}) > 1
@@ -436,9 +437,13 @@ def next_words(file: Path, files: Mapping[str, Any], target: Seen) -> list[str]:
         names = [entry["name"] for entry in files["classes"]["classes"]]
         listed = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
         if odd := [code for code in files["classes"].get("ignore", []) if code != 255]:
-            lines.append(f"{len(odd)} codes of a few pixels in one file are ignored as slips of the pen: {_listed(odd)}; "
-                         "if they are classes, take them out of ignore")
+            lines.append(f"{len(odd)} codes of a few pixels in one file are ignored as slips of the pen: "
+                         f"{_listed(odd)}; if they are classes, take them out of ignore")
         todo = "Look at" if target.drawn else "Give names to"
+        empty = len(target.folder.images) - target.frames
+        if target.drawn and empty and files["classes"]["background"]:
+            lines.append(f"{empty:,} of {len(target.folder.images):,} images show no outline: with the background that "
+                         "classes.json states they are background everywhere. If nobody has looked at them, write null")
         lines.append(f"{todo} the {len(names)} classes in {file.with_name(CLASS_FILE)}: {listed}")
     elif not (target.root / CLASS_FILE).is_file():
         lines.append(f"No labels show which classes there are: write {file.with_name(CLASS_FILE)}, such as "

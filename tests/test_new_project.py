@@ -291,3 +291,21 @@ def test_images_without_a_label_are_no_ignored_labels(tmp_path):
                                     annotator="oracle", budgets=(1, 2), round_steps=(1, 1))).target
     shares = label_shares(dataset)
     assert (shares.total, shares.ignored, shares.blank) == (3, 0, [])
+
+
+@pytest.mark.parametrize("drawn", [10, 7])
+def test_images_that_nobody_drew_in_are_said_to_be_background(tmp_path, capsys, drawn):
+    for k in range(10):
+        image(tmp_path / "cam" / f"{k}.jpg", k)
+    frames = "".join(f'<image id="{k}" name="{k}.jpg" width="66" height="48"><polygon label="smoke" points="4,4;20,4;20,20"/></image>'
+                     for k in range(drawn))
+    (tmp_path / "cam/annotations.xml").write_text(f"<annotations>{frames}</annotations>", encoding="utf-8")
+    assert main(["new", str(tmp_path / "cam"), "--out", str(tmp_path), "--no-bar"]) == 0
+    said = capsys.readouterr().out
+    assert ("3 of 10 images show no outline: with the background" in said) == (drawn == 7)
+    assert ("held out (about a fifth of the images)" in said) == (drawn == 10)
+    data = RunData(config := Config.from_file(tmp_path / "stal.toml"))
+    assert any("so all of it is 'background', the background" in note for note in data.notes) == (drawn == 7)
+    if drawn == 10:
+        held = sum(map(len, data.validation.values()))
+        assert f"validation: {held} of 10 images" in said and max(config.budgets) <= 10 - held
