@@ -373,7 +373,8 @@ def validation_lines(
         return {"validation": [line]}, f"{beside.name}/, beside the target"
     if held := held_out(target):
         kind = "groups" if len(target.folder.groups) > 1 else "images"
-        words = f"{len(held):,} of {len(target.folder.images):,} images, held out (about a fifth of the {kind})"
+        how = f"each of the {kind} with a chance of {HELD:g}"
+        words = f"{len(held):,} of {len(target.folder.images):,} images, held out ({how})"
         return {"measure": [("holdout", HELD, f"about so much of the {kind} is kept for validation")]}, words
     return {}, "none: no mIoU can be measured. Put labelled images into a folder val/ of the target"
 

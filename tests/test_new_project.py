@@ -303,7 +303,7 @@ def test_images_that_nobody_drew_in_are_said_to_be_background(tmp_path, capsys, 
     assert main(["new", str(tmp_path / "cam"), "--out", str(tmp_path), "--no-bar"]) == 0
     said = capsys.readouterr().out
     assert ("3 of 10 images show no outline: with the background" in said) == (drawn == 7)
-    assert ("held out (about a fifth of the images)" in said) == (drawn == 10)
+    assert ("held out (each of the images with a chance of 0.2)" in said) == (drawn == 10)
     data = RunData(config := Config.from_file(tmp_path / "stal.toml"))
     assert any("so all of it is 'background', the background" in note for note in data.notes) == (drawn == 7)
     if drawn == 10:
