@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .classes import class_content
-from .data import load_labels
+from .data import has_label, load_labels
 from .datasets import CLASS_FILE, KINDS, OWN, RunData, source_space
 from .labels import IGNORE, LabelSpace
 from .losses import fitting_ranks
@@ -51,11 +51,12 @@ def label_shares(
     most: int = LOOKED_AT,  # label files looked at, unless they show no class
 ) -> LabelShares:
     "Count the pixels of each class. Files that cannot be read are passed over. Raises `LabelError` for unknown values."
-    total = len(dataset)
+    labelled = [k for k in range(len(dataset)) if has_label(dataset, k)]
+    total = len(labelled)
     chosen = list(dict.fromkeys(k * total // min(most, total) for k in range(min(most, total))))
     pixels = torch.zeros(dataset.label_space.num_classes, dtype=torch.int64)
     looked, ignored, single, blank = 0, 0, 0, []
-    for index in [*chosen, *sorted(set(range(total)) - set(chosen))]:
+    for index in (labelled[k] for k in [*chosen, *sorted(set(range(total)) - set(chosen))]):
         if looked >= len(chosen) and pixels.any():
             break
         try:
@@ -190,7 +191,7 @@ def note_lines(
 def _origin(config: Any, space: LabelSpace) -> str:
     "Where the classes come from."
     if not config.classes:
-        return space.name
+        return f"{space.name}, since no classes.json is stated or found" if config.data == "folder" else space.name
     for root in (config.data_root, config.source_root):
         file = os.path.join(root, CLASS_FILE)
         if root and os.path.isfile(file) and class_content(file) == config.classes:
@@ -206,7 +207,7 @@ def class_words(
     config, space = data.config, data.label_space
     shares = part_shares(data) if shares is None else shares
     ranks = rank_lines(config, space)
-    if not shares and not config.classes and not ranks:
+    if not shares and not config.classes and not ranks and not KINDS[config.data].on_disk:
         return ""
     lines = [f"{space.num_classes} classes ({_origin(config, space)}): {_names(list(space.classes), 20)}"]
     if source := source_space(config):

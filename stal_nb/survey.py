@@ -140,12 +140,13 @@ class ImageFacts(NamedTuple):
 
 def image_facts(path: str | Path) -> ImageFacts:
     "Decode an image. Raises `DataError`."
-    data, image = read_bytes(path), read_image(path)
+    data, image = read_bytes(path), read_image(path, "minmax")
     with Image.open(io.BytesIO(data)) as picture:
         deep = None
         if picture.mode[:1] in ("I", "F"):
-            low, high = np.percentile(np.asarray(picture, dtype=np.float64), (1, 99))
-            deep = float(low), float(high)
+            values = np.asarray(picture, dtype=np.float64)
+            values = values[np.isfinite(values)]
+            deep = tuple(np.percentile(values, (1, 99)).tolist()) if values.size else None
     return ImageFacts(tuple(image.shape[1:]), hashlib.sha256(data).hexdigest(), look_of(image), deep)
 
 # %% ../nbs/runtime/survey.ipynb #4e946c62

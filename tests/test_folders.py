@@ -383,3 +383,17 @@ def test_a_kind_in_a_module_of_ones_own_is_known_on_the_command_line(tmp_path, c
             assert main([*words, "--import", name]) == 1 and said in capsys.readouterr().err
     finally:
         datasets.KINDS.pop("mine", None)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".bmp"])
+def test_folders_that_are_swapped_are_refused(tmp_path, capsys, suffix):
+    pairs(tmp_path, "labels/{}" + suffix, "images/{}.png")
+    assert check("--root", tmp_path) == 1
+    said = capsys.readouterr().err
+    assert f"found a picture of few values in images/0.png, and a photograph in labels/0{suffix}" in said and "swapped?" in said
+
+
+def test_labels_in_files_of_another_kind_are_named_with_the_reason(tmp_path):
+    pairs(tmp_path, "images/{}.jpg", "labels/{}.bmp")
+    notes = look_at(tmp_path).notes()
+    assert "passed over labels/0.bmp, labels/1.bmp, labels/2.bmp: labels are read from PNG alone (a JPEG changes their values)" in notes

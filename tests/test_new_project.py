@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from stal_nb.app.report import score_rows
+from stal_nb.class_check import label_shares
 from stal_nb.classes import read_classes
 from stal_nb.cli import describe, main, measured_line, status_line
 from stal_nb.config import Config
@@ -237,3 +238,74 @@ def test_names_in_annotation_files_become_classes(tmp_path):
     assert Config.from_file(tmp_path / "stal.toml").annotator == "oracle"  # 3 of 4 images are annotated
     target = RunData(Config.from_file(tmp_path / "stal.toml", holdout=0.0)).target
     assert target.has_labels and target[0].labels.unique().tolist() == [0, 2]
+
+
+def test_a_thermal_camera_of_real_numbers_gets_its_range(tmp_path, capsys):
+    for k in range(3):
+        degrees = np.random.default_rng(k).uniform(20.2, 20.6, (48, 66)).astype(np.float32)
+        degrees[0, 0] = np.nan  # a dead pixel
+        (tmp_path / "heat").mkdir(exist_ok=True)
+        Image.fromarray(degrees).save(tmp_path / "heat" / f"{k}.tif")
+    assert main(["new", str(tmp_path / "heat"), "--out", str(tmp_path), "--no-bar"]) == 0
+    low, high = Config.from_file(tmp_path / "stal.toml").image_range
+    assert 20.15 < low < 20.25 and 20.55 < high < 20.65
+
+
+@pytest.mark.parametrize("value", [1, 255])
+def test_labels_of_one_value_are_said_to_be_that(tmp_path, capsys, value):
+    camera(tmp_path / "one", 3, (value,))
+    assert main(["new", str(tmp_path / "one"), "--out", str(tmp_path), "--no-bar"]) == 1
+    said = capsys.readouterr().err
+    assert f"found only {value} in 3 label files, expected two classes or more" in said and "JPEG" not in said
+
+
+def test_what_new_writes_can_be_paid_by_what_is_not_held_out(tmp_path, capsys):
+    camera(tmp_path / "a camera", 11)
+    assert main(["new", str(tmp_path / "a camera"), "--out", str(tmp_path / "a camera"), "--no-bar"]) == 0
+    said = capsys.readouterr().out
+    config = Config.from_file(tmp_path / "a camera/stal.toml")
+    data = RunData(config)
+    held = len(data.validation["val"]) if "val" in data.validation else sum(map(len, data.validation.values()))
+    assert f"validation: {held} of 11 images, held out" in said
+    assert max(config.budgets) <= len(data.target) == 11 - held
+    assert f"--config '{tmp_path}/a camera/stal.toml'" in said  # as a shell takes it
+
+
+def test_out_must_be_a_folder(tmp_path, capsys):
+    camera(tmp_path / "cam", 2)
+    assert main(["new", str(tmp_path / "cam"), "--out", str(tmp_path / "cam/000.bmp"), "--no-bar"]) == 1
+    assert "--out: found the file" in capsys.readouterr().err
+
+
+def test_a_plan_without_own_classes_says_which_it_takes(tmp_path, capsys):
+    camera(tmp_path / "photos", 4, suffix=".jpg", labelled=0)
+    words = ["--preset", "folder", "--root", str(tmp_path / "photos"), "--set", "source=none", "--set", "annotator=person"]
+    assert main(["plan", *words, *SMALL, "--set", "budgets=1,2"]) == 0
+    assert "19 classes (cityscapes, since no classes.json is stated or found)" in capsys.readouterr().out
+
+
+def test_images_without_a_label_are_no_ignored_labels(tmp_path):
+    camera(tmp_path / "cam", 4, (0, 1), labelled=3)
+    (tmp_path / "cam/classes.json").write_text('{"classes": ["a", "b"]}', encoding="utf-8")
+    dataset = RunData(Config.preset("folder", data_root=str(tmp_path / "cam"), source="none", classes=str(tmp_path / "cam/classes.json"),
+                                    annotator="oracle", budgets=(1, 2), round_steps=(1, 1))).target
+    shares = label_shares(dataset)
+    assert (shares.total, shares.ignored, shares.blank) == (3, 0, [])
+
+
+@pytest.mark.parametrize("drawn", [10, 7])
+def test_images_that_nobody_drew_in_are_said_to_be_background(tmp_path, capsys, drawn):
+    for k in range(10):
+        image(tmp_path / "cam" / f"{k}.jpg", k)
+    frames = "".join(f'<image id="{k}" name="{k}.jpg" width="66" height="48"><polygon label="smoke" points="4,4;20,4;20,20"/></image>'
+                     for k in range(drawn))
+    (tmp_path / "cam/annotations.xml").write_text(f"<annotations>{frames}</annotations>", encoding="utf-8")
+    assert main(["new", str(tmp_path / "cam"), "--out", str(tmp_path), "--no-bar"]) == 0
+    said = capsys.readouterr().out
+    assert ("3 of 10 images show no outline: with the background" in said) == (drawn == 7)
+    assert ("held out (each of the images with a chance of 0.2)" in said) == (drawn == 10)
+    data = RunData(config := Config.from_file(tmp_path / "stal.toml"))
+    assert any("so all of it is 'background', the background" in note for note in data.notes) == (drawn == 7)
+    if drawn == 10:
+        held = sum(map(len, data.validation.values()))
+        assert f"validation: {held} of 10 images" in said and max(config.budgets) <= 10 - held
