@@ -66,17 +66,17 @@ def folder_dataset(
     read: Reader | None = None,  # reads files of annotation programs, see `labels_of`
     background: int | None = None,  # without a coding: position of what nobody drew; None: it is unlabelled
 ) -> FileDataset:
-    "The images of a folder with the labels that there are. Raises `DataError` if it has no image."
+    """The images of a folder with the labels that there are. Raises `DataError` if it has no image.
+
+    An image without a label picture is background where there is one; an image that no annotation file lists is not:
+    whoever draws with a program has often not come to it yet."""
     if not folder.images:
         raise DataError(f"{folder.root}: found {' and '.join(f'{part}/' for part in folder.parts) or 'no image'}, "
                         "expected train/ with the images to learn from")
     labels, told = labels_of(folder, read)
     dataset = FileDataset(folder.images, labels, label_space, folder_of, partial=True,
                           image_range=image_range, coding=coding,
-                          background=background if coding is None else coding.background)
-    if dataset.background is not None:
-        all_of_it = f"so all of it is {label_space.classes[dataset.background]!r}, the background"
-        told = [line.replace("so without a label", all_of_it) for line in told]
+                          background=None if told else background if coding is None else coding.background)
     dataset.root, dataset.unused_labels, dataset.notes = folder.root, folder.unused, folder.notes() + told
     return dataset
 

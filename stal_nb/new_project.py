@@ -443,8 +443,8 @@ def next_words(file: Path, files: Mapping[str, Any], target: Seen) -> list[str]:
         todo = "Look at" if target.drawn else "Give names to"
         empty = len(target.folder.images) - target.frames
         if target.drawn and empty and files["classes"]["background"]:
-            lines.append(f"{empty:,} of {len(target.folder.images):,} images show no outline: with the background that "
-                         "classes.json states they are background everywhere. If nobody has looked at them, write null")
+            lines.append(f"{empty:,} of {len(target.folder.images):,} images show no outline: those that an annotation "
+                         "file lists are background everywhere, the others stay unlabelled")
         lines.append(f"{todo} the {len(names)} classes in {file.with_name(CLASS_FILE)}: {listed}")
     elif not (target.root / CLASS_FILE).is_file():
         lines.append(f"No labels show which classes there are: write {file.with_name(CLASS_FILE)}, such as "

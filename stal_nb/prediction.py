@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from .classes import read_classes
 from .config import Config
 from .data import find_files
 from .labels import LabelSpace
@@ -46,6 +47,16 @@ class Network(NamedTuple):
     label_space: LabelSpace
     stage: str  # "source" or "round N"
     digest: str  # of its weights: two networks with one digest are the same
+    background: int | None = None  # the class of what nobody draws: overlays leave it clear
+
+    def overlay(
+        self,
+        picture: np.ndarray,  # (H, W, 3) uint8
+        positions: np.ndarray,  # (H, W) uint8
+    ) -> np.ndarray:  # (H, W, 3) uint8
+        "The classes laid over a picture."
+        laid = blend(picture, self.label_space.colorize(positions))
+        return laid if self.background is None else np.where((positions == self.background)[..., None], picture, laid)
 
 
 def classes_of(
@@ -88,7 +99,8 @@ def trained_network(
     model.load_state_dict(own)
     if run.config.channels_last:  # as while training: another layout rounds differently
         model.to(memory_format=torch.channels_last)
-    return Network(model.to(run.device).eval(), space, stage, content_digest(own, "")[:16])
+    background = read_classes(run.config.classes).coding.background if run.config.classes else None
+    return Network(model.to(run.device).eval(), space, stage, content_digest(own, "")[:16], background)
 
 # %% ../nbs/runtime/prediction.ipynb #df2c29c0
 @torch.inference_mode()
@@ -318,7 +330,8 @@ class Predictions:
         _save(self.out / f"{picture.id}.png", positions)
         _save(self.out / self.colour / f"{picture.id}.png", colours)
         if over is not None:
-            _save(self.out / self.overlay / f"{picture.id}.jpg", blend(over, colours), "JPEG", quality=90)
+            laid = self.network.overlay(over, positions)
+            _save(self.out / self.overlay / f"{picture.id}.jpg", laid, "JPEG", quality=90)
         line = {"id": picture.id, "mark": picture.mark, "size": list(positions.shape),
                 "pixels": np.bincount(positions.ravel(), minlength=space.num_classes).tolist()}
         append_line(self.log, json.dumps(line, ensure_ascii=False))
@@ -443,8 +456,8 @@ def write_film(
             label = predictions.out / id / f"{number * every:06d}.png"
             if not label.exists():
                 break
-            colours = predictions.network.label_space.colorize(np.array(Image.open(label)))
-            film.send(np.ascontiguousarray(blend(frame, colours)))
+            laid = predictions.network.overlay(frame, np.array(Image.open(label)))
+            film.send(np.ascontiguousarray(laid))
         film.close()
 
     with replacing(predictions.out / name, write):

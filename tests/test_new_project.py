@@ -12,6 +12,7 @@ from stal_nb.class_check import label_shares
 from stal_nb.classes import read_classes
 from stal_nb.cli import describe, main, measured_line, status_line
 from stal_nb.config import Config
+from stal_nb.data import has_label
 from stal_nb.datasets import RunData
 from stal_nb.run import Run
 from stal_nb.runtime.errors import AwaitingLabels, ConfigError, DataError
@@ -68,7 +69,7 @@ def test_a_camera_from_folders_to_a_measured_run_without_a_line_of_python(tmp_pa
     assert config.validation == {"street_val": str(tmp_path / "street_val")} and Path(config.data_root) == tmp_path / "street_train"
     assert main(["run", "--config", "stal.toml", "--no-bar", *SMALL]) == 0
     said = capsys.readouterr().out
-    assert "street_val" in said and "source only" in said and "round 1" in said
+    assert "source only" in said and "round 1" in said
     metrics = json.loads(Path("runs/street_train/rounds/01/metrics.json").read_text())
     assert metrics["miou"] == metrics["validation"]["street_val"]["miou"] and len(metrics["iou"]) == 3
     assert main(["new", "street_train"]) == 1
@@ -294,7 +295,7 @@ def test_images_without_a_label_are_no_ignored_labels(tmp_path):
 
 
 @pytest.mark.parametrize("drawn", [10, 7])
-def test_images_that_nobody_drew_in_are_said_to_be_background(tmp_path, capsys, drawn):
+def test_images_that_no_annotation_file_lists_stay_unlabelled(tmp_path, capsys, drawn):
     for k in range(10):
         image(tmp_path / "cam" / f"{k}.jpg", k)
     frames = "".join(f'<image id="{k}" name="{k}.jpg" width="66" height="48"><polygon label="smoke" points="4,4;20,4;20,20"/></image>'
@@ -302,10 +303,11 @@ def test_images_that_nobody_drew_in_are_said_to_be_background(tmp_path, capsys, 
     (tmp_path / "cam/annotations.xml").write_text(f"<annotations>{frames}</annotations>", encoding="utf-8")
     assert main(["new", str(tmp_path / "cam"), "--out", str(tmp_path), "--no-bar"]) == 0
     said = capsys.readouterr().out
-    assert ("3 of 10 images show no outline: with the background" in said) == (drawn == 7)
+    assert ("3 of 10 images show no outline: those that an annotation file lists" in said) == (drawn == 7)
     assert ("held out (each of the images with a chance of 0.2)" in said) == (drawn == 10)
     data = RunData(config := Config.from_file(tmp_path / "stal.toml"))
-    assert any("so all of it is 'background', the background" in note for note in data.notes) == (drawn == 7)
+    assert any("in no annotation file, so without a label: 7, 8, 9" in note for note in data.notes) == (drawn == 7)
+    assert sum(has_label(data.target, k) for k in range(len(data.target))) == (7 if drawn == 7 else len(data.target))
     if drawn == 10:
         held = sum(map(len, data.validation.values()))
         assert f"validation: {held} of 10 images" in said and max(config.budgets) <= 10 - held
