@@ -87,15 +87,15 @@ def class_rates() -> Tensor:
     return bank.class_rate()
 
 
-def ranked_gallery(pool: ScoredPool, k: int, columns: int = 12, measure: str = "entropy") -> DisplayedImage:
+def ranked_gallery(pool: ScoredPool, k: int, columns: int = 8, measure: str = "entropy") -> DisplayedImage:
     "The whole pool with its maps, most uncertain first; the first k are framed."
     order, colours = top_k(pool.scores[measure], len(pool.ids), ids=pool.ids), city_colours(pool.groups)
     cells = []
     for rank, i in enumerate(order):
         pictures = [still(pool.scenes.images[i]), magma(pool.maps[i])]
         cells.append((pictures, f"{rank + 1}:  {pool.scores[measure][i]:.2f}", colours[pool.groups[i]], rank < k))
-    sheet = contact_sheet([cells[r:r + columns] for r in range(0, len(cells), columns)], (90, 45))
-    return jpeg(below(city_legend(pool.groups, sheet.width), sheet))
+    sheet = contact_sheet([cells[r:r + columns] for r in range(0, len(cells), columns)], (128, 64))
+    return jpeg(below(city_legend(pool.groups, sheet.width), sheet), 50)
 
 
 def group_figure(pool: ScoredPool, k: int) -> plt.Figure:
@@ -134,18 +134,17 @@ def _rank_text(pool: ScoredPool, name: str, query: Sequence[str], i: int) -> str
 
 
 def choice_matrix(pool: ScoredPool, queries: dict[str, list[str]], images: int = 10) -> plt.Figure:
-    "The same images under all strategies: a filled cell is queried, a number the rank."
+    "The same images under all strategies, an image in each row: a filled cell is queried, a number the rank."
     order = top_k(pool.scores["entropy"], len(pool.ids), ids=pool.ids)
     shown = [order[round(x)] for x in np.linspace(0, 0.5 * len(order), images)]
-    figure, axes = plt.subplots(1 + len(queries), images, figsize=(12.4, 0.75 + 0.42 * len(queries)), dpi=80,
-                                height_ratios=[1.45] + [1] * len(queries),
-                                gridspec_kw=dict(wspace=0.06, hspace=0.1, left=0.11, right=0.995, top=0.955,
-                                                 bottom=0.01))
-    for axis, i in zip(axes[0], shown):
-        bare(axis, still(pool.scenes.images[i]))
-        axis.set_title(f"{pool.groups[i]}  {pool.scores['entropy'][i]:.2f}", fontsize=8, pad=3)
-    for row, (name, query) in zip(axes[1:], queries.items()):
-        for axis, i in zip(row, shown):
+    figure, axes = plt.subplots(images, 1 + len(queries), figsize=(13, 1.05 * images + 0.5), dpi=80,
+                                width_ratios=[2.1] + [1] * len(queries),
+                                gridspec_kw=dict(wspace=0.06, hspace=0.24, left=0.005, right=0.995, top=0.955,
+                                                 bottom=0.005))
+    for row, i in zip(axes, shown):
+        bare(row[0], still(pool.scenes.images[i]))
+        row[0].set_title(f"{pool.groups[i]}  {pool.scores['entropy'][i]:.2f}", fontsize=8, pad=2)
+        for axis, (name, query) in zip(row[1:], queries.items()):
             acquired = pool.ids[i] in query
             axis.set(xticks=[], yticks=[], facecolor=np.array(CHOSEN) / 255 if acquired else "#eeeeee")
             axis.text(0.5, 0.48, _rank_text(pool, name, query, i), ha="center", va="center", fontsize=8,
@@ -153,7 +152,8 @@ def choice_matrix(pool: ScoredPool, queries: dict[str, list[str]], images: int =
                       transform=axis.transAxes)
             for side in axis.spines.values():
                 side.set_visible(False)
-        row[0].set_ylabel(SHORT.get(name, name), fontsize=8.5, rotation=0, ha="right", va="center")
+    for axis, name in zip(axes[0, 1:], queries):
+        axis.set_title(SHORT.get(name, name), fontsize=7.5, pad=4)
     return figure
 
 
@@ -489,7 +489,7 @@ def explorer_still(
     cells = [([still(pool.scenes.images[i]), magma(pool.maps[i])], f"{pool.scores['entropy'][i]:.2f}",
               colours[pool.groups[i]], pool.ids[i] in queries[name])
              for i in order]
-    sheet = contact_sheet([cells[r:r + 12] for r in range(0, len(cells), 12)], (88, 44))
+    sheet = contact_sheet([cells[r:r + 8] for r in range(0, len(cells), 8)], (128, 64))
     figure, axes = plt.subplots(1, 3, figsize=(sheet.width / 80, 4.1), dpi=80, layout="constrained",
                                 width_ratios=(1.1, 0.9, 1.25))
     plane, explained = principal_plane(pool.features)
@@ -516,4 +516,4 @@ def explorer_still(
     file = io.BytesIO()
     figure.savefig(file, format="png")
     plt.close(figure)
-    return jpeg(below(city_legend(pool.groups, sheet.width), sheet, Image.open(file).convert("RGB")), 78)
+    return jpeg(below(city_legend(pool.groups, sheet.width), sheet, Image.open(file).convert("RGB")), 60)
