@@ -23,7 +23,8 @@ from .label_files import id_table, read_labels
 from .labels import CITYSCAPES, IGNORE, LabelSpace, Sample, remap
 from .runtime.errors import ConfigError, DataError, LabelError
 from .runtime.images import Range, image_size, read_bytes, read_image
-from .runtime.listing import Skipped, find_files, folder_of, same_name, words_of_skipped
+from .runtime.files import one_form
+from .runtime.listing import Skipped, find_files, folder_of, words_of_skipped
 
 # %% ../nbs/02_data.ipynb #b22d72ee
 def write_sample(
@@ -395,7 +396,7 @@ def _paths_by_name(dataset: Dataset) -> dict[str, list[tuple[Parts, str]]]:
         if file is not None:
             relative = file.relative_to(above) if file.is_relative_to(above) else file
             paths |= {file.absolute().parts, relative.parts}
-        for path in {tuple(map(same_name, path)) for path in paths}:
+        for path in {tuple(map(one_form, path)) for path in paths}:
             known.setdefault(path[-1], []).append((path, id))
     return known
 
@@ -416,7 +417,7 @@ def _id_of_line(line: str, known: dict[str, list[tuple[Parts, str]]], where: str
 # %% ../nbs/02_data.ipynb #539b8ca8
 def _matches(text: str, known: dict[str, list[tuple[Parts, str]]]) -> list[str]:
     "The images whose path ends in the text, folder by folder, or whose path with at least one folder the text ends in."
-    parts = tuple(part for part in same_name(text).strip().replace("\\", "/").split("/") if part not in ("", "."))
+    parts = tuple(part for part in one_form(text).strip().replace("\\", "/").split("/") if part not in ("", "."))
     if not parts:
         return []
     paths = known.get(parts[-1], ())

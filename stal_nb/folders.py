@@ -26,11 +26,11 @@ from stal_nb.foldernames import (
     role_of,
 )
 from .runtime.errors import DataError
+from .runtime.files import one_form
 from stal_nb.runtime.listing import (
     IMAGE_SUFFIXES,
     Skipped,
     folder_of,
-    same_name,
     skip_reason,
     walk_files,
     words_of_skipped,
@@ -127,7 +127,7 @@ def _key_of(
         elif role != "images" and (not found or part):
             names.append(folder)
         part = part or found
-    return same_name("/".join([*filter(None, [part]), *names, file.stem])), inside_labels
+    return one_form("/".join([*filter(None, [part]), *names, file.stem])), inside_labels
 
 # %% ../nbs/runtime/folders.ipynb #0d743dfd
 def _image_folder(
@@ -336,7 +336,7 @@ def _listed_parts(root: Path) -> dict[str, str]:  # name of an image -> part
             if not parts.get(part) and (folder / f"{part}.txt").is_file():
                 lines = (folder / f"{part}.txt").read_text(encoding="utf-8-sig").split("\n")
                 names = [line.split()[0].replace("\\", "/").rpartition("/")[2] for line in lines if line.strip()]
-                parts[part] = [same_name(re.sub(r"\.(png|jpe?g)$", "", name, flags=re.I)) for name in names]
+                parts[part] = [one_form(re.sub(r"\.(png|jpe?g)$", "", name, flags=re.I)) for name in names]
     return {name: part for part, names in parts.items() for name in names}
 
 
