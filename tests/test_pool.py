@@ -5,7 +5,6 @@ import shutil
 import subprocess
 import sys
 import unicodedata
-from importlib.util import find_spec
 
 import pytest
 import torch
@@ -23,7 +22,6 @@ from stal_nb.scenes import SceneDataset
 from stal_nb.stages import awaited_labels
 from tiny import TINY
 
-OF_FOLDERS = pytest.mark.skipif(find_spec("stal_nb.folders") is None, reason="needs the reader of folders")
 SHORT = {**TINY, "source_steps": 1, "round_steps": (2, 1), "budgets": (2, 4), "source_images": 4, "checkpoint_every": 1, "eval_student": False}
 FOLDER = {**SHORT, "data": "folder", "label_space": "cityscapes", "source": "scenes"}
 
@@ -317,7 +315,6 @@ def test_budgets_count_the_real_sizes(tmp_path):
 # -- split lists and labels on disk ----------------------------------------------------------------------------------
 
 
-@OF_FOLDERS
 def test_a_split_is_applied_before_labels_are_asked_for(desk, tmp_path):
     (desk / "labels/img5.png").unlink()
     (tmp_path / "split.txt").write_text("images\\img0.jpg\nimages/img1.jpg\nimg2\n", encoding="utf-8")
@@ -329,7 +326,6 @@ def test_a_split_is_applied_before_labels_are_asked_for(desk, tmp_path):
     assert "missing, left out: 'img1'" in " ".join(again.check_files()) and again.data.target.ids == ["img0", "img2"]
 
 
-@OF_FOLDERS
 def test_a_person_takes_over_labels_that_some_images_have(desk, tmp_path):
     for k in (0, 2, 3, 4):
         (desk / f"labels/img{k}.png").unlink()
@@ -405,7 +401,6 @@ def test_the_loop_on_a_system_of_another_encoding(tmp_path, encoding):
     assert (tmp_path / "läuft/labels" / f"{run.store.ids()[0]}.png").exists()
 
 
-@OF_FOLDERS
 def test_names_match_in_both_forms_of_unicode(tmp_path):
     "Images from a camera (NFC), labels from a Mac (NFD), a split list from either, and a store that was written with the other form."
     root, apart = camera(tmp_path / "data", NAMES), lambda text: unicodedata.normalize("NFD", text)

@@ -153,7 +153,8 @@ def test_a_network_that_is_not_the_runs_is_refused(run, tmp_path):
 
 
 def test_videos_are_labelled_frame_by_frame(run, tmp_path, capsys):
-    ffmpeg = pytest.importorskip("imageio_ffmpeg")
+    import imageio_ffmpeg as ffmpeg
+
     file = tmp_path / "clips" / "day.mp4"
     file.parent.mkdir()
     writer = ffmpeg.write_frames(str(file), (48, 32), fps=5, macro_block_size=2, ffmpeg_log_level="error")
@@ -189,8 +190,8 @@ def test_without_its_packages_it_says_what_to_install(run, tmp_path, monkeypatch
 
 @pytest.mark.slow
 def test_the_file_computes_what_pytorch_does_at_sizes_it_has_never_seen(run, tmp_path, capsys):
-    runtime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
+    import onnxruntime as runtime
+
     file = tmp_path / "model.onnx"
     config = {**json.loads((run.path / "config.json").read_text()), "eval_size": [32, 64]}  # shrinks inside
     shutil.copytree(run.path, tmp_path / "run")
@@ -215,7 +216,6 @@ def test_the_file_computes_what_pytorch_does_at_sizes_it_has_never_seen(run, tmp
 
 
 def test_a_file_that_computes_something_else_is_not_written(run, tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime")
     monkeypatch.setattr(onnx_module, "onnx_bytes", lambda *args: b"")
     monkeypatch.setattr(onnx_module, "compare", lambda *args: (0.002, 0.9999))
     with pytest.raises(TrainingError, match="found logits that differ by 0.002 and 99.990% .* nothing was written"):
