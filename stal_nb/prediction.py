@@ -53,9 +53,10 @@ class Network(NamedTuple):
         self,
         picture: np.ndarray,  # (H, W, 3) uint8
         positions: np.ndarray,  # (H, W) uint8
+        colours: np.ndarray,  # (H, W, 3) uint8, of the positions
     ) -> np.ndarray:  # (H, W, 3) uint8
         "The classes laid over a picture."
-        laid = blend(picture, self.label_space.colorize(positions))
+        laid = blend(picture, colours)
         return laid if self.background is None else np.where((positions == self.background)[..., None], picture, laid)
 
 
@@ -330,7 +331,7 @@ class Predictions:
         _save(self.out / f"{picture.id}.png", positions)
         _save(self.out / self.colour / f"{picture.id}.png", colours)
         if over is not None:
-            laid = self.network.overlay(over, positions)
+            laid = self.network.overlay(over, positions, colours)
             _save(self.out / self.overlay / f"{picture.id}.jpg", laid, "JPEG", quality=90)
         line = {"id": picture.id, "mark": picture.mark, "size": list(positions.shape),
                 "pixels": np.bincount(positions.ravel(), minlength=space.num_classes).tolist()}
@@ -446,6 +447,7 @@ def write_film(
 ) -> str:  # its name below the results
     "A video with the colours laid over it; frames that could not be read end it."
     name, frames = f"{predictions.overlay}/{id}.mp4", video_frames(file, every)
+    network = predictions.network
 
     def write(temporary: Path) -> None:
         about = next(frames)
@@ -456,7 +458,8 @@ def write_film(
             label = predictions.out / id / f"{number * every:06d}.png"
             if not label.exists():
                 break
-            laid = predictions.network.overlay(frame, np.array(Image.open(label)))
+            positions = np.array(Image.open(label))
+            laid = network.overlay(frame, positions, network.label_space.colorize(positions))
             film.send(np.ascontiguousarray(laid))
         film.close()
 
