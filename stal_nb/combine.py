@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from .classes import Coding
-from .data import FileDataset, Pool, files_of, has_label, load_image, load_labels, reader_of
+from .data import FileDataset, Pool, has_label, reader_of
 from .folders import Folder
-from .labels import LabelSpace, Sample
+from .labels import LabelSpace
 from .runtime.errors import ConfigError, DataError
 from .runtime.images import Range, image_size
 from .runtime.listing import folder_of
+from .splits import Chain
 
 # %% ../nbs/runtime/combine.ipynb #32f691e9
 Drawn = Mapping[str, Callable[[], Any]]  # image id -> a function that makes its labels, (H, W) integers
@@ -64,7 +64,6 @@ def folder_dataset(
     image_range: Range = "",  # of images of one channel with more than 8 bits, see `stretch`
     coding: Coding | None = None,  # what own classes look like on disk; its background is what nobody drew
     read: Reader | None = None,  # reads files of annotation programs, see `labels_of`
-    background: int | None = None,  # without a coding: position of what nobody drew; None: it is unlabelled
 ) -> FileDataset:
     """The images of a folder with the labels that there are. Raises `DataError` if it has no image.
 
@@ -76,7 +75,7 @@ def folder_dataset(
     labels, told = labels_of(folder, read)
     dataset = FileDataset(folder.images, labels, label_space, folder_of, partial=True,
                           image_range=image_range, coding=coding,
-                          background=None if told else background if coding is None else coding.background)
+                          background=None if told or coding is None else coding.background)
     dataset.root, dataset.unused_labels, dataset.notes = folder.root, folder.unused, folder.notes() + told
     return dataset
 
@@ -102,7 +101,7 @@ def distinct_names(
     raise ConfigError(f"source_root: found {twice} twice, expected different folders")
 
 # %% ../nbs/runtime/combine.ipynb #d37e43f4
-class Joined(Dataset):
+class Joined(Chain):
     "Several data sets of one label space, one after the other; ids and groups begin with the name of theirs."
 
     def __init__(
@@ -110,18 +109,14 @@ class Joined(Dataset):
         datasets: Mapping[str, Dataset],  # name -> data set of `Sample`
     ):
         "Raises `ConfigError` if their classes differ."
-        self.datasets, self.label_space = list(datasets.values()), next(iter(datasets.values())).label_space
+        ids = [f"{name}/{id}" for name, dataset in datasets.items() for id in dataset.ids]
+        groups = [f"{name}/{group}".rstrip("/") for name, dataset in datasets.items() for group in dataset.groups]
+        labelled = any(getattr(dataset, "has_labels", True) for dataset in datasets.values())
+        super().__init__(list(datasets.values()), ids, groups, labelled)
         for name, dataset in datasets.items():
             if dataset.label_space.classes != self.label_space.classes:
                 raise ConfigError(f"{name}: found classes of {dataset.label_space.name}, expected those of "
                                   f"{self.label_space.name} as the others have")
-        self.ids = [f"{name}/{id}" for name, dataset in datasets.items() for id in dataset.ids]
-        self.groups = [f"{name}/{group}".rstrip("/") for name, dataset in datasets.items() for group in dataset.groups]
-        self.places = [(dataset, k) for dataset in self.datasets for k in range(len(dataset))]
-        self.has_labels = any(getattr(dataset, "has_labels", True) for dataset in self.datasets)
-
-    def __len__(self) -> int:
-        return len(self.places)
 
     @property
     def notes(self) -> list[str]:
@@ -137,27 +132,6 @@ class Joined(Dataset):
     def fit_labels(self) -> bool:
         "Whether labels of another size are resized."
         return any(getattr(reader_of(dataset), "fit_labels", False) for dataset in self.datasets)
-
-    def has_label(self, index: int) -> bool:
-        "Whether there is a label of this image."
-        return has_label(*self.places[index])
-
-    def files(self, index: int) -> tuple[Path | None, Path | None]:
-        "The image file and the label file, if there are files."
-        return files_of(*self.places[index])
-
-    def load_image(self, index: int) -> Tensor:
-        "(3, H, W) float32 in [0, 1], without its labels."
-        return load_image(*self.places[index])
-
-    def load_labels(self, index: int) -> Tensor:
-        "(H, W) int64, without its image; 255 everywhere if it has no label."
-        dataset, inner = self.places[index]
-        return load_labels(dataset, inner) if has_label(dataset, inner) else dataset[inner].labels
-
-    def __getitem__(self, index: int) -> Sample:
-        dataset, inner = self.places[index]
-        return dataset[inner]._replace(id=self.ids[index], group=self.groups[index])
 
 # %% ../nbs/runtime/combine.ipynb #a78fc912
 def _hash(seed: int, name: str) -> float:
