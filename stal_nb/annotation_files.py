@@ -16,9 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .annotation_formats import Frame, id_of_picture, read_frames, some_of
+from .annotation_formats import Frame, id_of_picture, read_frames
 from .labels import IGNORE, LabelSpace
 from .runtime.errors import LabelError
+from .runtime.listing import some_of
 
 # %% ../nbs/runtime/annotation_files.ipynb #6ebd9cbd
 def paint(

@@ -21,6 +21,7 @@ from .datasets import CLASS_FILE, KINDS, OWN, RunData, source_space
 from .labels import IGNORE, LabelSpace
 from .losses import fitting_ranks
 from .runtime.errors import DataError, LabelError
+from .runtime.listing import some_of
 
 # %% ../nbs/runtime/class_check.ipynb #e9809047
 LOOKED_AT = 200  # label files of each part
@@ -73,11 +74,6 @@ def label_shares(
     return LabelShares(total, looked, pixels, ignored, blank, single)
 
 # %% ../nbs/runtime/class_check.ipynb #3c77f64b
-def _names(names: list[str], most: int = 8) -> str:
-    "The first of many names."
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
 def labelled_parts(
     data: RunData,
 ) -> dict[str, Dataset]:  # "source", "target", "validation", or "val NAME" for each set with a name
@@ -113,7 +109,7 @@ def check_teaching(
     for name, found in shares.items():
         if not found.present:
             raise LabelError(f"{name} labels: found {found.total:,} label files in which every pixel is ignored, "
-                             f"expected pixels of {_names(list(space.classes))}. {hint}")
+                             f"expected pixels of {some_of(list(space.classes), 8, None)}. {hint}")
         if len(found.present) == 1 and name == learnt:
             raise LabelError(f"{name} labels: found pixels of {space.classes[found.present[0]]!r} and ignored ones, "
                              f"nothing else, in {found.looked:,} label files, expected at least two classes: "
@@ -152,8 +148,8 @@ def mapping_lines(data: RunData) -> list[str]:
     pairs = list(zip(own.classes, table.tolist(), strict=True))
     changed = [f"{name} → {space.classes[to]}" for name, to in pairs if to != IGNORE and space.classes[to] != name]
     ignored = [name for name, to in pairs if to == IGNORE]
-    lines = [f"  source to target: {_names(changed, 20)}"] if changed else []
-    return [*lines, f"  ignored classes of the source: {_names(ignored, 20)}"] if ignored else lines
+    lines = [f"  source to target: {some_of(changed, 20, None)}"] if changed else []
+    return [*lines, f"  ignored classes of the source: {some_of(ignored, 20, None)}"] if ignored else lines
 
 
 def rank_lines(
@@ -179,13 +175,13 @@ def note_lines(
     for name, found in shares.items():
         if found.blank:
             lines.append(f"  note: {len(found.blank):,} of {found.looked:,} {name} labels are ignored everywhere and "
-                         f"teach nothing: {_names(found.blank, 3)}")
+                         f"teach nothing: {some_of(found.blank, 3, None)}")
         if len(found.present) == 1:
             lines.append(f"  note: the {name} labels show only {space.classes[found.present[0]]!r}")
         elif found.single:
             lines.append(f"  note: {found.single:,} of {found.looked:,} {name} labels show one class alone")
     absent = [name for c, name in enumerate(space.classes) if "source" in shares and not shares["source"].pixels[c]]
-    return [*lines, f"  note: no source label shows {_names(absent)}"] if absent else lines
+    return [*lines, f"  note: no source label shows {some_of(absent, 8, None)}"] if absent else lines
 
 # %% ../nbs/runtime/class_check.ipynb #3745b307
 def _origin(config: Any, space: LabelSpace) -> str:
@@ -209,7 +205,7 @@ def class_words(
     ranks = rank_lines(config, space)
     if not shares and not config.classes and not ranks and not KINDS[config.data].on_disk:
         return ""
-    lines = [f"{space.num_classes} classes ({_origin(config, space)}): {_names(list(space.classes), 20)}"]
+    lines = [f"{space.num_classes} classes ({_origin(config, space)}): {some_of(list(space.classes), 20, None)}"]
     if source := source_space(config):
         lines += mapping_lines(data) if "source" in shares or source.classes != space.classes else []
     return "\n".join([*lines, *(table_lines(shares, space) if shares else []), *note_lines(shares, space), *ranks])

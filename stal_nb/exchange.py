@@ -21,7 +21,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from .annotation_files import Pictures, match_frames, read_annotations
-from .annotation_formats import FORMATS, Frame, some_of
+from .annotation_formats import FORMATS, Frame
 from .classes import Coding, read_classes
 from .data import files_of, load_image
 from .datasets import CLASS_FILE, folder_classes
@@ -36,6 +36,7 @@ from .run import Run
 from .runtime.errors import ConfigError, DataError, StalError, StoreError
 from .runtime.files import atomic_write_bytes, atomic_write_json, id_of_name, name_of_id
 from .runtime.images import image_size
+from .runtime.listing import some_of
 from .selection import region_mask
 from .store import LabelStore, record_of
 

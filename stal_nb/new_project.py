@@ -27,7 +27,7 @@ from .datasets import CLASS_FILE
 from .folders import PARTS, Folder, look_at
 from .runtime.errors import ConfigError, DataError, StalError
 from .runtime.files import atomic_write_bytes
-from .runtime.listing import folder_of
+from .runtime.listing import folder_of, some_of
 from .survey import Code, Codes, Images, count_codes, same_pictures, survey_images, words_of_same
 
 # %% ../nbs/runtime/new_project.ipynb #044d300b
@@ -156,10 +156,9 @@ def _order(code: Code) -> tuple:
     return isinstance(code, tuple), code
 
 
-def _listed(codes: Iterable[Code], most: int = 8) -> str:
+def _listed(codes: Iterable[Code]) -> str:
     "Values and colours in words."
-    words = [str(code if isinstance(code, int) else list(code)) for code in codes]
-    return ", ".join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
+    return some_of([str(code if isinstance(code, int) else list(code)) for code in codes], 8)
 
 # %% ../nbs/runtime/new_project.ipynb #7bd5f345
 def _entry(code: Code, name: str, palette: Mapping[int, Code], comment: str) -> dict[str, Any]:
