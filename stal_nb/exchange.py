@@ -264,7 +264,7 @@ def uncounted_words(
     found = uncounted_labels(run)
     if not found:
         return ""
-    lines = [f"{run.store.root}: {len(found)} files are not counted as labels:"]
+    lines = [f"{run.store.root}: files that are not counted as labels: {len(found):,}"]
     lines += [f"  {name} {why}" for name, why in list(found.items())[:limit]]
     return "\n".join([*lines, *(["  …"] if found.keys() - list(found)[:limit] else []),
                       f"Take them in with: stal_nb import {run.path} {run.store.root}"])

@@ -92,10 +92,10 @@ class Folder:
         some = lambda names: ", ".join(names[:3]) + (" …" if len(names) > 3 else "")  # noqa: E731
         if self.labels and self.unlabelled:
             count = f"{len(self.unlabelled):,} of {len(self.images):,}"
-            lines.append(f"{count} images have no label: {some(self.unlabelled)}")
+            lines.append(f"images without a label: {count} ({some(self.unlabelled)})")
         if self.unused:
             names = [file.name for file in self.unused]
-            lines.append(f"{len(names):,} label files belong to no image: {some(names)}")
+            lines.append(f"label files that belong to no image: {len(names):,} ({some(names)})")
         for kind, count in Counter(self.annotations.values()).items():
             names = [file.name for file, other in self.annotations.items() if other == kind]
             lines.append(f"annotations: {kind}, {count:,} file{'s' * (count > 1)}: {some(names)}")

@@ -12,8 +12,6 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
-
 from .runtime.errors import ConfigError
 
 # %% ../nbs/runtime/statistics.ipynb #73c1bff7
@@ -47,7 +45,9 @@ def mean_interval(
         raise ConfigError(f"level: found {level}, expected a number between 0 and 1")
     if len(d) < 2:
         return (float(d[0]) if len(d) else math.nan), math.nan, math.nan
-    half = float(stats.t.ppf((1 + level) / 2, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d)))
+    from scipy.stats import t  # when it is needed: importing it takes a second or two
+
+    half = float(t.ppf((1 + level) / 2, len(d) - 1) * d.std(ddof=1) / math.sqrt(len(d)))
     return float(d.mean()), float(d.mean()) - half, float(d.mean()) + half
 
 # %% ../nbs/runtime/statistics.ipynb #e844146b
@@ -117,4 +117,6 @@ def rank_correlation(
     names = [name for name in first if name in second]
     if len(names) < 3 or any(len({scores[name] for name in names}) < 2 for scores in (first, second)):
         return math.nan
-    return float(stats.spearmanr([first[name] for name in names], [second[name] for name in names]).statistic)
+    from scipy.stats import spearmanr
+
+    return float(spearmanr([first[name] for name in names], [second[name] for name in names]).statistic)

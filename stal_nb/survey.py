@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from .runtime.errors import DataError, StalError
 from .runtime.images import decode, read_bytes, read_image
+from .runtime.listing import some_of
 
 # %% ../nbs/runtime/survey.ipynb #7a3e41b0
 Code = int | tuple[int, int, int]  # what stands for a class in a file: a value, or a colour (red, green, blue)
@@ -221,5 +222,5 @@ def words_of_same(
         among = tuple(dict.fromkeys(names[number] for number, _ in group))
         pairs.setdefault(among, []).append(" = ".join(id for _, id in group[:3]))
     place = lambda among: f"in {among[0]}" if len(among) == 1 else f"in {' and '.join(among)}"  # noqa: E731
-    return [f"{len(same):,} pictures are there more than once {place(among)}: {', '.join(same[:3])}"
-            + (" …" if len(same) > 3 else "") for among, same in pairs.items()]
+    return [f"pictures that are there more than once {place(among)}: {len(same):,} ({some_of(same)})"
+            for among, same in pairs.items()]

@@ -258,7 +258,7 @@ def test_files_that_lie_in_labels_and_do_not_count_are_named(waiting, tmp_path, 
     coco(labels)
     assert main(["status", str(waiting.path)]) == 0
     said = capsys.readouterr().out
-    for text in ("4 files are not counted", "cam1/a.png has no record", "(of 'b' it would be b.png)", "c.png has 5 × 5 pixels",
+    for text in ("files that are not counted as labels: 4", "cam1/a.png has no record", "(of 'b' it would be b.png)", "c.png has 5 × 5 pixels",
                  "coco.json may be an annotation file"):
         assert text in said
     assert main(["import", str(waiting.path), str(labels)]) == 1  # one of them is of another size: none is taken in

@@ -149,7 +149,7 @@ def test_what_is_beside_images_is_passed_over_and_named(tmp_path):
     found = look_at(tmp_path)
     assert len(found.images) == 3 and [file.name for file in found.unused] == ["99.png"]
     said = "\n".join(found.notes())
-    for words in ("backup, preview.png: beside images/", "images/4.heic: .heic is not read", "1 label files belong to no image: 99.png",
+    for words in ("backup, preview.png: beside images/", "images/4.heic: .heic is not read", "label files that belong to no image: 1 (99.png)",
                   "1_color.png: named as colours"):
         assert words in said, words
 
@@ -240,7 +240,7 @@ def test_frames_without_a_label_stay_unlabelled_and_are_named(tmp_path, capsys):
     assert [has_label(Pool(data, [3, 4]), k) for k in range(2)] == [False, True]
     assert check("--root", tmp_path) == 0
     said = capsys.readouterr().out
-    assert "2 of 5 images have no label: 1, 3" in said and "2 x image without a label, which stays unlabelled: 1, 3" in said
+    assert "images without a label: 2 of 5 (1, 3)" in said and "2 x image without a label, which stays unlabelled: 1, 3" in said
     _, coding = read_classes({"classes": list(CITYSCAPES.classes), "background": "building"})
     as_background = folder_dataset(look_at(tmp_path), CITYSCAPES, coding=coding)
     assert as_background.has_label(1) and (as_background[1].labels == 2).all() and as_background.files(1)[1] is None

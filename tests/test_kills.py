@@ -52,7 +52,7 @@ def same(one, other):
 def processes():
     "Starts processes that have everything imported already."
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stal_nb.cli", "accelerate"])
+    context.set_forkserver_preload(["stal_nb.cli", "accelerate", "timm", "torch._dynamo"])
     return context
 
 

@@ -152,7 +152,7 @@ def test_synthia_ids_mean_the_same_class_as_cityscapes_train_ids():
 @pytest.mark.parametrize("decoder", ["torchvision", "pillow"])
 def test_all_16_bits_are_kept_whatever_the_filter_and_the_decoder(tmp_path, monkeypatch, filters, decoder):
     if decoder == "pillow":
-        monkeypatch.setattr(stal_nb.runtime.images, "decode_image", None)
+        monkeypatch.setattr(stal_nb.runtime.images, "torchvision_decoder", lambda: None)
     channels = np.random.default_rng(0).integers(0, 65536, (7, 9, 3), dtype=np.uint16)
     channels[..., 1] %= 23
     (tmp_path / "l.png").write_bytes(deep(channels, filters))
@@ -379,7 +379,7 @@ def test_png_and_jpeg_photographs_are_what_pillow_decodes_bit_by_bit(tmp_path, m
             expected = torch.from_numpy(np.array(opened.convert("RGB"))).movedim(-1, 0).float() / 255
         assert torch.equal(read_image(tmp_path / name), expected)
         with monkeypatch.context() as patch:
-            patch.setattr(stal_nb.runtime.images, "decode_image", None)
+            patch.setattr(stal_nb.runtime.images, "torchvision_decoder", lambda: None)
             assert torch.equal(read_image(tmp_path / name), expected)
 
 

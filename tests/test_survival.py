@@ -292,7 +292,7 @@ KILLED = """
 import os, random, signal, sys, time
 from pathlib import Path
 sys.path[:0] = [str(Path(sys.argv[1]) / folder) for folder in ("tests", "nbs")]
-import torch
+import timm, torch, torch._dynamo  # once, not in each child
 torch.set_num_threads(1)
 from test_survival import new_trainer
 from stal_nb.runtime.checkpoints import check_checkpoint
@@ -302,11 +302,11 @@ for k in range(8):
     if not child:
         trainer = new_trainer(folder, num_steps=10**6)
         trainer.resume()
-        trainer.plan_state = trainer.plan_state or trainer.snapshot()
+        trainer.plan_state, start = trainer.plan_state or trainer.snapshot(), trainer.saved_step or 0
         while True:
             trainer.step += 1
             trainer.save(wait=bool(k % 2))
-            if (trainer.saved_step or 0) >= trainer.step - 1 + k % 2:
+            if (trainer.saved_step or 0) > start:  # a thread may still be at its first file
                 (folder / "ready").touch()
     while not (folder / "ready").exists():
         time.sleep(0.01)
@@ -314,8 +314,9 @@ for k in range(8):
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     (folder / "ready").unlink()
-    files = sorted(folder.glob("progress-*.safetensors"))
-    assert files and len(files) <= 3
+    before, files = len(steps) and len(files), sorted(folder.glob("progress-*.safetensors"))
+    # two stay; one more is there between writing and removing, and each that was killed just then leaves one until the next has saved
+    assert 1 <= len(files) <= max(3, before + 1), files
     steps.append([check_checkpoint(file)["step"] for file in files][-1])
 print(*steps)
 """
