@@ -203,12 +203,12 @@ def check_classes(config: Any) -> None:  # a `Config`
         if config.mapping and target is not None:
             read_mapping(config.mapping, source, target)
 
-# %% ../nbs/runtime/config.ipynb #6fc9c3b3
+# %% ../nbs/runtime/config.ipynb #a15ca11d
 ALSO_CALLED = {  # what people write -> the setting that does it
     "learning_rate": "lr", "batch_size": "target_batch", "epochs": "round_epochs", "steps": "round_steps",
     "num_classes": "classes", "ema_decay": "teacher_decay", "acquisition": "strategy"}
 
-
+# %% ../nbs/runtime/config.ipynb #6fc9c3b3
 @dataclass(frozen=True)
 class Config(TrainingConfig):
     "A whole run: data, budgets and strategy on top of the training recipe."
