@@ -316,7 +316,8 @@ class Config(TrainingConfig):
         known = [one.name for one in fields(cls)]
         if unknown := [str(name) for name in values if name not in known]:
             names = known + list(ALSO_CALLED)
-            near = [ALSO_CALLED.get(like, like) for name in unknown for like in get_close_matches(name.lower(), names, 2)]
+            likes = [like for name in unknown for like in get_close_matches(name.lower(), names, 2)]
+            near = [ALSO_CALLED.get(like, like) for like in likes]
             expected = " or ".join(dict.fromkeys(near[:6])) or "some of " + ", ".join(sorted(known))
             raise ConfigError(f"configuration: found unknown setting {shown(', '.join(unknown))[1:-1]}, "
                               f"expected {expected}")
