@@ -58,6 +58,8 @@ class TrainingConfig:
     weight_decay: float = bounded(1e-4, minimum=0)  # L2 penalty
     poly_power: float = bounded(0.9, minimum=0)  # lr(t) = lr (1 - t/T)^power
     teacher_decay: float = bounded(0.99, minimum=0, maximum=1)  # upper bound of the EMA decay
+    # how far the teacher looks back below that bound, as a share of the stage's steps so far; 1 is the paper's
+    teacher_window: float = bounded(1.0, minimum=0, maximum=1)
     # terms
     lambda_s: float = bounded(1.0, minimum=0)  # weight of L_s; 0 turns the term off
     lambda_u: float = bounded(1.0, minimum=0)  # weight of L_u; 0 turns the term off
