@@ -83,6 +83,8 @@ def copy_stages(
         record.path = other.layout.pool
         record.rows = {key: replace(file, void_version=0) for key, file in record.rows.items()}
         record.write()
+        if (run.path / "truth.json").exists():  # see `adopt_labels`
+            shutil.copy(run.path / "truth.json", other.path / "truth.json")
         other.data.record.read()
         other.forget_data()
     for folder in folders:
