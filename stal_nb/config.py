@@ -203,12 +203,12 @@ def check_classes(config: Any) -> None:  # a `Config`
         if config.mapping and target is not None:
             read_mapping(config.mapping, source, target)
 
-# %% ../nbs/runtime/config.ipynb #6fc9c3b3
+# %% ../nbs/runtime/config.ipynb #a15ca11d
 ALSO_CALLED = {  # what people write -> the setting that does it
     "learning_rate": "lr", "batch_size": "target_batch", "epochs": "round_epochs", "steps": "round_steps",
     "num_classes": "classes", "ema_decay": "teacher_decay", "acquisition": "strategy"}
 
-
+# %% ../nbs/runtime/config.ipynb #6fc9c3b3
 @dataclass(frozen=True)
 class Config(TrainingConfig):
     "A whole run: data, budgets and strategy on top of the training recipe."
@@ -317,8 +317,9 @@ class Config(TrainingConfig):
         if unknown := [str(name) for name in values if name not in known]:
             names = known + list(ALSO_CALLED)
             turned = {frozenset(name.split("_")): [name] for name in known}  # batch_source for source_batch
-            near = [ALSO_CALLED.get(like, like) for name in unknown for like in
-                    turned.get(frozenset(name.lower().split("_"))) or get_close_matches(name.lower(), names, 2)]
+            likes = [like for name in unknown for like in
+                     turned.get(frozenset(name.lower().split("_"))) or get_close_matches(name.lower(), names, 2)]
+            near = [ALSO_CALLED.get(like, like) for like in likes]
             expected = " or ".join(dict.fromkeys(near[:6])) or "some of " + ", ".join(sorted(known))
             raise ConfigError(f"configuration: found unknown setting {shown(', '.join(unknown))[1:-1]}, "
                               f"expected {expected}")
