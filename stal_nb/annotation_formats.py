@@ -435,6 +435,8 @@ def read_frames(
 ) -> tuple[list[Frame], list[str]]:  # frames, and files that are something else
     "All frames of annotation files. Raises `DataError` if there are none, `LabelError` for what cannot be read."
     root = Path(path) if isinstance(path, (str, Path)) else None
+    if root and not root.exists():
+        raise DataError(f"{root}: found nothing, expected an annotation file, or a folder of them")
     files = [root] if root else [Path(file) for file in path]
     if root and root.is_dir():
         files = sorted(f for f in root.rglob("*") if f.suffix.lower() in (".json", ".xml") and f.is_file())

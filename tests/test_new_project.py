@@ -17,6 +17,7 @@ from stal_nb.datasets import RunData
 from stal_nb.folders import look_at
 from stal_nb.run import Run
 from stal_nb.runtime.errors import AwaitingLabels, ConfigError, DataError
+from stal_nb.scenes import SceneDataset
 from stal_nb.survey import count_codes, read_codes, same_pictures, survey_images
 from tiny import TINY, tiny
 
@@ -344,3 +345,13 @@ def test_images_that_no_annotation_file_lists_stay_unlabelled(tmp_path, capsys, 
     if drawn == 10:
         held = sum(map(len, data.validation.values()))
         assert f"validation: {held} of 10 images" in said and max(config.budgets) <= 10 - held
+
+
+def test_what_is_no_data_set_is_refused_with_what_it_lacks(tmp_path):
+    scenes = SceneDataset("sim", 2, size=(48, 96))
+    for wrong, words in (([1, 2], "target: found a list without label_space, ids, groups"), ("images", "found a str without")):
+        with pytest.raises(DataError, match=words):
+            Run.create(tiny(), tmp_path / "run", source=scenes, target=wrong)
+    with pytest.raises(DataError, match="val: found a dict_keys without label_space"):
+        Run.create(tiny(), tmp_path / "run", source=scenes, target=scenes, validation={"day": {}.keys()})
+    assert not (tmp_path / "run").exists()
