@@ -188,9 +188,10 @@ def _origin(config: Any, space: LabelSpace) -> str:
     "Where the classes come from."
     if not config.classes:
         return f"{space.name}, since no classes.json is stated or found" if config.data == "folder" else space.name
-    for root in (config.data_root, config.source_root):
+    sources = [config.source_root] if isinstance(config.source_root, str) else config.source_root
+    for root in filter(None, (config.data_root, *sources)):
         file = os.path.join(root, CLASS_FILE)
-        if root and os.path.isfile(file) and class_content(file) == config.classes:
+        if os.path.isfile(file) and class_content(file) == config.classes:
             return f"found in {file}"
     return "setting classes"
 

@@ -25,7 +25,7 @@ from .class_check import LabelShares, check_teaching, class_words
 from .comparison import results_text
 from .config import PAPER_BUDGETS, PRESETS, SETTINGS, Config
 from .datasets import KINDS, RunData, found_classes, import_kinds
-from .exchange import EXPORTS, export_labels, import_into, uncounted_words
+from .exchange import EXPORTS, export_labels, import_into, uncounted_words, waited_words
 from .exchange import KINDS as LABEL_KINDS
 from .experiments import Experiment, plan_lines
 from .inspection import check_dataset
@@ -310,6 +310,7 @@ def bring_out(run: Run, options: argparse.Namespace) -> None:
         to, count = export_labels(run, options.labels, options.to)
         print(f"{count} labels in {to}")
     if options.onnx:
+        print("writing and checking the network as ONNX, which takes a minute or so ...", flush=True)
         print(export_onnx(run, options.onnx, options.stage, _size_of(options.size)))
 
 # %% ../nbs/runtime/cli.ipynb #8c57ff8a
@@ -418,7 +419,7 @@ def work_on(
 ) -> int:  # exit status
     "What the commands do that begin with a run's folder."
     if options.command == "status":
-        print(*filter(None, [status_line(run.status()), measured_line(run)]), sep="\n")
+        print(*filter(None, [status_line(run.status()), waited_words(run), measured_line(run)]), sep="\n")
         print_warnings(run)
         say_uncounted(run)
     elif options.command == "predict":

@@ -318,7 +318,9 @@ class Config(TrainingConfig):
         known = [one.name for one in fields(cls)]
         if unknown := [str(name) for name in values if name not in known]:
             names = known + list(ALSO_CALLED)
-            likes = [like for name in unknown for like in get_close_matches(name.lower(), names, 2)]
+            turned = {frozenset(name.split("_")): [name] for name in known}  # batch_source for source_batch
+            likes = [like for name in unknown for like in
+                     turned.get(frozenset(name.lower().split("_"))) or get_close_matches(name.lower(), names, 2)]
             near = [ALSO_CALLED.get(like, like) for like in likes]
             expected = " or ".join(dict.fromkeys(near[:6])) or "some of " + ", ".join(sorted(known))
             raise ConfigError(f"configuration: found unknown setting {shown(', '.join(unknown))[1:-1]}, "

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'EXPORTS', 'TargetSizes', 'kind_of_labels', 'find_labels', 'Imported', 'import_into', 'uncounted_labels',
-           'uncounted_words', 'export_png', 'export_labels']
+           'waited_words', 'uncounted_words', 'export_png', 'export_labels']
 
 # %% ../nbs/runtime/exchange.ipynb #28942bb1
 import io
@@ -254,6 +254,16 @@ def uncounted_labels(
                 why = str(error)
             found |= {name: why} if why else {}
     return found
+
+
+def waited_words(run: Run) -> str:
+    "Whose labels the run waits for by now; its status says what was so when it stopped. \"\" if it waits for none."
+    with suppress(StalError):
+        if run.config.annotator == "person" and (run.stage or "").endswith(": label"):
+            waiting = run.awaiting
+            return f"now: {len(waiting):,} to be labelled: {some_of(waiting)}" if waiting else (
+                f"now: all labels are there; continue with: stal_nb resume {run.path}")
+    return ""
 
 
 def uncounted_words(

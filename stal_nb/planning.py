@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['TRIAL_SECONDS', 'count_parameters', 'fixed_bytes', 'Trial', 'trial_size', 'try_step', 'try_prediction', 'step_share',
-           'memory_plan', 'disk_plan', 'words', 'duration', 'step_seconds', 'stage_plans', 'plan_notes', 'plan_run']
+           'memory_plan', 'disk_plan', 'words', 'duration', 'readable', 'step_seconds', 'stage_plans', 'plan_notes',
+           'plan_run']
 
 # %% ../nbs/runtime/planning.ipynb #c577616e
 import math
@@ -17,13 +18,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils.data import Dataset
 
 from .budget import Budget
 from .config import Config, TrainingConfig
 from .data import load_image
 from .datasets import AcquiredLabels, RunData
 from .runtime.devices import flush_denormals
-from .runtime.errors import ConfigError
+from .runtime.errors import ConfigError, DataError
 from .sampling import StepLoader, StepPlan, WithoutLabels
 from .scoring import enough_memory
 from .step import TrainingState, build_model, training_step
@@ -258,11 +260,12 @@ def words(
     named = f" ({', '.join(f'{name} {count:,}' for name, count in sets.items())})" if sets else ""
     source = f"{images['source']:,} source images" if images["source"] else "no source"
     lines = [
-        f"{plan['name']}: {source}, {images['target']:,} target images in {images['groups']} groups, "
+        f"{plan['name']}: {source}, {images['target']:,} target images in {images['groups']} "
+        f"group{'s' * (images['groups'] != 1)}, "
         f"{images['validation']:,} for validation{named}",
         f"network: {plan['network']['all'] / 1e6:.1f} million parameters ({plan['network']['backbone'] / 1e6:.1f} in "
         "the backbone), "
-        f"{plan['processes']} x {plan['device']}, {plan['mixed_precision']}", "",
+        f"{plan['processes']} x {plan['device']}, mixed precision: {plan['mixed_precision']}", "",
         f"{'stage':<14}{'labelled':>9}{'steps':>10}{'epochs':>9}{'time':>12}"]
     lines += [f"{s['stage']:<14}{s['labelled']:>9,}{s['steps']:>10,}{s['epochs']:>9.1f}{duration(s['seconds']):>12}"
               for s in plan["stages"]]
@@ -285,12 +288,30 @@ def duration(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 # %% ../nbs/runtime/planning.ipynb #f5fecadc
+def readable(
+    dataset: Dataset,
+    most: int = 20,  # images that are tried
+) -> tuple[int, list[str]]:  # its position, and what is wrong with those before it
+    "The first image that can be read. Raises `DataError` if none of the first is."
+    broken: list[str] = []
+    for k in range(min(most, len(dataset))):
+        try:
+            load_image(dataset, k)
+            return k, broken
+        except DataError as error:
+            broken.append(str(error))
+    if broken:
+        raise DataError(f"found none of the first {len(broken)} images that can be read: {broken[0]}")
+    return 0, broken
+
+
 def step_seconds(
     config: Config,
     data: RunData,
     store: LabelStore,
     trial: Trial,  # of `try_step`
     processes: int = 1,  # devices that share the work
+    tried: tuple[int, int] = (0, 0),  # the images of source and target that are loaded
 ) -> dict[str, Any]:  # "network", "loading" and "all" in seconds; "workers"; which is "slower"
     "Time of a step of training, from a trial of the network and one of the loading."
     network = trial.scaled(config.crop_size, step_share(config, processes)).seconds * config.accumulate
@@ -298,8 +319,10 @@ def step_seconds(
     loader = StepLoader(config, data.label_space.num_classes, data.source, AcquiredLabels(data.target, store),
                         WithoutLabels(data.target))
     labelled = config.source_batch + config.target_batch
-    loader[StepPlan(0, (config.seed,), [0] * config.source_batch, [0] * config.target_batch, [None] * labelled,
-                    [0] * config.unlabelled_batch, [0] * config.unlabelled_batch, [-1] * config.unlabelled_batch)]
+    source, target = tried
+    unlabelled = [target] * config.unlabelled_batch
+    loader[StepPlan(0, (config.seed,), [source] * config.source_batch, [target] * config.target_batch,
+                    [None] * labelled, unlabelled, unlabelled, [-1] * config.unlabelled_batch)]
     loading = (time.perf_counter() - started) * config.accumulate / max(1, config.workers) / processes
     together = max(network, loading) if config.workers else network + loading
     return {"network": network, "loading": loading, "all": together, "workers": config.workers,
@@ -362,8 +385,9 @@ def plan_run(
     Raises `ConfigError` if not even two images fit into the memory of the device."""
     config, data, num_classes = budget.config, budget.data, budget.data.label_space.num_classes
     trial = try_step(config, num_classes, device)
-    step = step_seconds(config, data, store, trial, processes)
-    size = tuple(config.eval_size or load_image(data.target, 0).shape[1:])
+    (of_source, broken), (of_target, others) = readable(data.source), readable(data.target)
+    step = step_seconds(config, data, store, trial, processes, (of_source, of_target))
+    size = tuple(config.eval_size or load_image(data.target, of_target).shape[1:])
     with enough_memory("prediction", device, 1, size, data.target):
         look = try_prediction(config, num_classes, size, device) / processes
     stages = stage_plans(budget, step.pop("all"), look)
@@ -378,4 +402,4 @@ def plan_run(
         "name": config.name, "device": str(device), "processes": processes, "mixed_precision": config.mixed_precision,
         "images": images, "network": count_parameters(config, num_classes), "stages": stages,
         "seconds": sum(stage["seconds"] for stage in stages), "step": step, "memory": memory, "disk": disk,
-        "notes": [*config.notes, *plan_notes(config, device, step, memory, disk)]}
+        "notes": [*config.notes, *broken, *others, *plan_notes(config, device, step, memory, disk)]}

@@ -175,14 +175,16 @@ def _is_labelled(dataset: Dataset, index: int) -> bool:
 
 def adopt_labels(
     run: Any,  # `RunParts`
+    first: bool = False,  # whether the run looks at its images for the first time
 ) -> list[str]:  # ids
-    """Save label files that only some target images have as acquired labels. If all have one, they are the truth of an
-    experiment and are left alone. Raises `LabelError`, `StoreError`."""
-    target = run.data.target
-    if run.config.annotator != "person" or not has_files(target):
+    """Save label files of target images as acquired labels. If all images have one when a run begins, they are the
+    truth of an experiment, and are left alone from then on. Raises `LabelError`, `StoreError`."""
+    target, truth = run.data.target, run.path / "truth.json"
+    if run.config.annotator != "person" or not has_files(target) or truth.exists():
         return []
     found = [index for index in range(len(target)) if _is_labelled(target, index)]
-    if not found or len(found) == len(target):
+    if first and found and len(found) == len(target):
+        atomic_write_json(truth, {"labelled": len(found), "why": "all images had a label when the run began"})
         return []
     adopted, record = [], run.data.record.of("target")
     for index in found:
@@ -214,6 +216,7 @@ def check_files(
     """Open every file of the run's data that it has not seen as it is, before anything is trained. Raises `DataError`
     for what must not be left out, `LabelError` for labels that do not fit, `BudgetError` if too little is left."""
     processes, data, told = process_state(run.device), run.data, []
+    begins = not data.record.of("target")
     if processes.is_main_process:
         for part in _parts_needed(run):
             dataset = data.listed(part)
@@ -230,9 +233,12 @@ def check_files(
     data.record.read()
     run.forget_data()
     if processes.is_main_process and _parts_needed(run):
-        aside, adopted = set_labels_aside(run), adopt_labels(run)
+        aside, adopted = set_labels_aside(run), adopt_labels(run, begins)
         told += [f"target: the label of {id!r} is set aside, its image was replaced" for id in aside]
         told += [f"target: {len(adopted):,} label files adopted as acquired labels"] * bool(adopted)
+        if begins and (run.path / "truth.json").exists():
+            told.append(f"target: all {len(data.target):,} images have a label file; you label them anew, and the "
+                        "files are left alone (annotator = \"oracle\" would take them)")
     processes.wait_for_everyone()
     _ = run.budget.totals
     for line in told:

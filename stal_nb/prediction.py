@@ -28,14 +28,15 @@ from tqdm.auto import tqdm
 
 from .classes import read_classes
 from .config import Config
-from .data import find_files
+from .foldernames import LABEL_ENDINGS, cut_ending, looks_like_labels, not_images, role_of
 from .labels import LabelSpace
 from .models import predict_logits, predict_probs
 from .runtime.checkpoints import content_digest, read_checkpoint
 from .runtime.devices import flush_denormals
 from .runtime.errors import ConfigError, DataError, StoreError
-from .runtime.files import append_line, atomic_write_bytes, read_lines, replacing, write_csv
+from .runtime.files import append_line, atomic_write_bytes, one_form, read_lines, replacing, write_csv
 from .runtime.images import Range, read_image
+from .runtime.listing import IMAGE_SUFFIXES, Skipped, skip_reason, walk_files, words_of_skipped
 from .stages import RunParts
 from .step import build_model
 
@@ -144,17 +145,43 @@ def _is_video(file: Path) -> bool:
     return file.suffix.lower() in VIDEO_SUFFIXES
 
 
-def _below(folder: Path, out: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+def _no_images(folder: Path) -> str:
+    "Why a sub-folder is not looked into: it holds labels, or is a run."
+    if role_of(folder.name)[0] != "labels":
+        reason = not_images(folder)
+        return "" if reason.startswith("named as") else reason
+    some = [file for file in walk_files(folder) if file.suffix.lower() in IMAGE_SUFFIXES][:3]
+    return "labels, by its name and by its few values" if some and all(map(looks_like_labels, some)) else ""
+
+
+def _images_below(folder: Path, out: Path, skipped: list[Skipped]) -> dict[str, Path]:
+    "The images of a folder by id; label files beside them are left out."
+    found: dict[str, list[Path]] = {}
+    for file in walk_files(folder, out, _no_images, skipped):
+        if file.suffix.lower() in IMAGE_SUFFIXES:
+            found.setdefault(one_form(file.relative_to(folder).with_suffix("").as_posix()), []).append(file)
+        else:
+            skipped.append((file, skip_reason(file)))
+    for id, files in list(found.items()):
+        base = id if len(files) > 1 else cut_ending(id, LABEL_ENDINGS)[0]
+        labels = [file for file in files if base in found and file.suffix.lower() == ".png" and looks_like_labels(file)]
+        skipped += [(file, "few values, named as another image: its label") for file in labels]
+        found[id] = [file for file in files if file not in labels]
+    return _once((id, file) for id, files in found.items() for file in files)
+
+
+def _below(folder: Path, out: Path, skipped: list[Skipped]) -> tuple[dict[str, Path], dict[str, Path]]:
     "Images and videos of a folder by id, without those in the folder for the results."
     inside = os.path.realpath(out)
     videos = {f.relative_to(folder).with_suffix("").as_posix(): f for f in sorted(folder.rglob("*"))
               if _is_video(f) and not os.path.realpath(f).startswith(inside + os.sep) and f.name[0] != "."}
-    try:
-        return find_files(folder, without=out), videos
-    except DataError:
-        if not videos:
-            raise
-        return {}, videos
+    passed: list[Skipped] = []
+    images = _images_below(folder, out, passed)
+    passed = [(file, reason) for file, reason in passed if not _is_video(file)]
+    if not images and not videos:
+        raise DataError(f"{folder}: found no image and no video (but {len(passed)} other files and folders), expected one")
+    skipped += passed
+    return images, videos
 
 
 def _of_pattern(pattern: str) -> dict[str, Path]:
@@ -180,6 +207,7 @@ def _once(named: Iterable[tuple[str, Path]]) -> dict[str, Path]:
 def find_pictures(
     inputs: Sequence[str | Path],  # folders, files, patterns with stars
     out: Path,  # folder for the results: left out where it lies inside of an input
+    skipped: list[Skipped] | None = None,  # gets what is passed over in folders
 ) -> tuple[dict[str, Path], dict[str, Path]]:  # images by id, videos by id
     "What is to be looked at. Raises `DataError` for what is not there, and for two files of one id."
     images: list[tuple[str, Path]] = []
@@ -189,7 +217,7 @@ def find_pictures(
         if path.is_dir():
             if os.path.realpath(path) == os.path.realpath(out):
                 raise ConfigError(f"{out}: found the folder of the images, expected another one for the label files")
-            found = _below(path, out)
+            found = _below(path, out, [] if skipped is None else skipped)
             images += found[0].items()
             videos += found[1].items()
             continue
@@ -376,10 +404,12 @@ class Predicted(NamedTuple):
     old: int  # pictures that were done before
     broken: list[str]  # why pictures could not be read
     files: list[str]  # folders and files for looking at
+    skipped: list[str]  # what was passed over in folders, in lines
 
     def __str__(self) -> str:
         before = f" ({self.old} of them from before)" if self.old else ""
-        return f"{self.new + self.old} label files in {self.out}{before}; beside them {', '.join(self.files)}"
+        said = f"{self.new + self.old} label files in {self.out}{before}; beside them {', '.join(self.files)}"
+        return "\n".join([said, *self.skipped])
 
 # %% ../nbs/runtime/prediction.ipynb #f34203cf
 def predict(
@@ -397,7 +427,8 @@ def predict(
     out, config = Path(out), run.config
     if every < 1:
         raise ConfigError(f"every: found {every}, expected 1 or more")
-    images, videos = find_pictures(inputs, out)
+    skipped: list[Skipped] = []
+    images, videos = find_pictures(inputs, out, skipped)
     network = trained_network(run, stage)
     looks = {name: getattr(config, name) for name in ("eval_size", "eval_scales", "eval_flip", "eval_window")}
     looks |= {"image_range": config.image_range} if config.image_range else {}
@@ -421,7 +452,8 @@ def predict(
         predictions.write_areas(ids)
     films = [write_film(predictions, id, file, every) for id, file in videos.items()] if overlay else []
     to_look_at = [f"{predictions.colour}/", *([f"{predictions.overlay}/"] if overlay and images else []), *films]
-    return Predicted(out, new, len(ids) - new - len(broken), broken, [*to_look_at, "areas.csv"])
+    return Predicted(out, new, len(ids) - new - len(broken), broken, [*to_look_at, "areas.csv"],
+                     words_of_skipped(skipped))
 
 # %% ../nbs/runtime/prediction.ipynb #6071a4d3
 def _predict_one(predictions: Predictions, picture: Picture, overlay: bool, run: RunParts) -> None:

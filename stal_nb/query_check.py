@@ -81,7 +81,9 @@ def thumbnails(
         spread, bright = (grey.quantile(0.95) - grey.quantile(0.05)).item(), grey.mean().item()
         wrong.append("dark" if bright < 0.12 else "blank" if spread < 0.05 else "")
         small.append(F.interpolate(image[None], (8, 8), mode="area").flatten())
-    x = torch.stack(small) if small else torch.zeros(0, 192)
+    if len(small) < 2:  # nothing to compare with
+        return torch.zeros(len(small), 192), wrong
+    x = torch.stack(small)
     return (x - x.mean(0)) / x.std(0, correction=0).clamp(min=1e-3), wrong
 
 # %% ../nbs/runtime/query_check.ipynb #e815f0d0

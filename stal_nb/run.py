@@ -31,7 +31,7 @@ from .pool import PoolRecord
 from .poolstate import check_files
 from .runtime.devices import resolve_device
 from .runtime.distributed import process_state
-from .runtime.errors import ConfigError, StoreError
+from .runtime.errors import ConfigError, DataError, StoreError
 from .runtime.files import atomic_write_bytes, atomic_write_json, remove_leftovers
 from .step import TrainingState
 
@@ -83,6 +83,8 @@ def copy_stages(
         record.path = other.layout.pool
         record.rows = {key: replace(file, void_version=0) for key, file in record.rows.items()}
         record.write()
+        if (run.path / "truth.json").exists():  # see `adopt_labels`
+            shutil.copy(run.path / "truth.json", other.path / "truth.json")
         other.data.record.read()
         other.forget_data()
     for folder in folders:
@@ -110,9 +112,16 @@ def given_datasets(
     target: Dataset | None,
     validation: Dataset | Mapping[str, Dataset] | None,  # one set, or several with a name each
 ) -> dict[str, Any]:
-    "The data sets that are handed to a run, by their roles in `RunData`."
+    "The data sets that are handed to a run, by their roles in `RunData`. Raises `DataError` for what is none."
     roles = {"source": source, "target": target, "val": validation}
-    return {role: dataset for role, dataset in roles.items() if dataset is not None}
+    given = {role: dataset for role, dataset in roles.items() if dataset is not None}
+    for role, dataset in given.items():
+        for one in dataset.values() if isinstance(dataset, Mapping) else [dataset]:
+            missing = [name for name in ("label_space", "ids", "groups", "__len__") if not hasattr(one, name)]
+            if missing:
+                raise DataError(f"{role}: found a {type(one).__name__} without {', '.join(missing)}, expected a map-style "
+                                "data set of `Sample` that says its label_space, the ids and the groups of its images")
+    return given
 
 
 def is_foreign(

@@ -222,5 +222,5 @@ def words_of_same(
         among = tuple(dict.fromkeys(names[number] for number, _ in group))
         pairs.setdefault(among, []).append(" = ".join(id for _, id in group[:3]))
     place = lambda among: f"in {among[0]}" if len(among) == 1 else f"in {' and '.join(among)}"  # noqa: E731
-    return [f"pictures that are there more than once {place(among)}: {len(same):,} ({some_of(same)})"
+    return [f"pictures that are there more than once {place(among)}: {len(same):,} ({some_of(same, 3, None)})"
             for among, same in pairs.items()]

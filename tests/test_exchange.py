@@ -232,6 +232,7 @@ def test_annotations_go_into_a_run_and_out_again(waiting, tmp_path, capsys):
     run = Run.open(waiting.path)
     label = run.store.load("cam1/a")
     assert set(label.unique().tolist()) == {10, IGNORE} and run.awaiting == ["b"]
+    assert main(["status", str(run.path)]) == 0 and "now: 1 to be labelled: b" in capsys.readouterr().out
     assert run.store.provenance("cam1/a")[-1].items() >= {"annotator": "Ada", "round": 0, "done": True}.items()
     # a second job fills what the first has left open, and keeps the rest
     assert main([*command, "--map", "smoke=ignore", "--map", "fire=car"]) == 0
@@ -266,6 +267,8 @@ def test_files_that_lie_in_labels_and_do_not_count_are_named(waiting, tmp_path, 
     (labels / "c.png").unlink()
     assert main(["import", str(waiting.path), str(labels)]) == 0
     assert Run.open(waiting.path).awaiting == [] and "2 saved" in capsys.readouterr().out
+    assert main(["status", str(waiting.path)]) == 0 and f"now: all labels are there; continue with: stal_nb resume {waiting.path}" in capsys.readouterr().out
+    assert main(["import", str(waiting.path), str(tmp_path / "nowhere")]) == 1 and "nowhere: found nothing" in capsys.readouterr().err
 
 
 def test_regions_are_answered_when_all_of_them_have_classes(waiting, tmp_path, capsys):

@@ -9,12 +9,14 @@ import torch
 from PIL import Image
 
 from stal_nb import datasets
+from stal_nb.annotation_formats import kind_of, read_content
 from stal_nb.classes import read_classes
 from stal_nb.cli import main
 from stal_nb.combine import Joined, folder_dataset, hold_out, labelled_only
 from stal_nb.config import Config
 from stal_nb.data import Pool, has_label, read_split
 from stal_nb.datasets import RunData
+from stal_nb.foldernames import PROGRAMS, annotation_kind
 from stal_nb.folders import look_at
 from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.run import Run
@@ -200,6 +202,28 @@ def test_files_of_annotation_programs_are_found_and_named(tmp_path, name, conten
     found = look_at(tmp_path)
     assert {file.name: found for file, found in found.annotations.items()} == {name: kind} and not found.labels
     assert f"annotations: {kind}, 1 file: {name}" in found.notes()
+
+
+LONG = [{"id": k, "file_name": f"{k}.jpg", "height": 8, "width": 8} for k in range(400)]
+
+
+@pytest.mark.parametrize("name, content, kind", [
+    ("empty.json", [], ""), ("tasks.json", [{"id": 1, "data": {"image": "0.jpg"}}], "Label Studio"), ("numbers.json", [1, 2], ""),
+    ("blank.json", {"categories": [], "annotations": []}, "COCO"), ("info.json", {"images": LONG, "categories": []}, ""),
+    ("middle.json", {"images": LONG, "categories": [{"id": 1, "name": "a"}], "annotations": [
+        {"id": k, "image_id": k, "category_id": 1, "segmentation": [[0, 0, 4, 0, 4, 4]]} for k in range(400)]}, "COCO"),
+    ("first.json", {"annotations": [], "categories": [], "info": {}, "images": LONG}, "COCO"),
+    ("old.json", {"shapes": [], "lineColor": [0, 255, 0]}, "labelme"), ("other.json", {"text": '"categories" "images" "annotations"'}, ""),
+    ("deep.json", {"meta": {"images": [], "annotations": [], "categories": []}}, ""), ("other.xml", "<annotationset/>", ""),
+    ("boxes.xml", "<annotation><filename>0.jpg</filename></annotation>", "Pascal VOC boxes"),
+    ("cvat.xml", "<?xml version='1.0'?>\n<!-- by hand -->\n<annotations><version>1.1</version></annotations>", "CVAT"),
+    ("damaged.json", '{"images": [], "categories": [], "annotations": [', "COCO")])
+def test_what_is_found_is_what_is_read(tmp_path, name, content, kind):
+    file = tmp_path / name
+    file.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    assert annotation_kind(file) == kind
+    if not name.startswith("damaged"):
+        assert PROGRAMS.get(kind_of(read_content(file)), "") == kind.replace("Pascal VOC boxes", "")
 
 
 def test_a_reader_of_annotation_files_gives_the_labels(tmp_path):

@@ -14,8 +14,10 @@ from stal_nb.cli import describe, main, measured_line, status_line
 from stal_nb.config import Config
 from stal_nb.data import has_label
 from stal_nb.datasets import RunData
+from stal_nb.folders import look_at
 from stal_nb.run import Run
 from stal_nb.runtime.errors import AwaitingLabels, ConfigError, DataError
+from stal_nb.scenes import SceneDataset
 from stal_nb.survey import count_codes, read_codes, same_pictures, survey_images
 from tiny import TINY, tiny
 
@@ -59,7 +61,7 @@ def test_a_camera_from_folders_to_a_measured_run_without_a_line_of_python(tmp_pa
     assert main(["new", "street_train", "--source", "renderings", "--no-bar"]) == 0
     said = capsys.readouterr().out
     for words in ("target street_train: 8 images in the folder itself (8 .bmp), labels of 8", "sizes: 48 x 66 (8)", "in target and validation: 1 (001 = copy)",
-                  "stal_nb run --config stal.toml", "7; if they are classes, take them out of ignore", "value 0, value 128, value 255"):
+                  "stal_nb run --config stal.toml", "slips of the pen: 7; take those that are classes out of ignore", "value 0, value 128, value 255"):
         assert words in said, words
     content = json.loads(Path("classes.json").read_text(encoding="utf-8"))
     assert [entry["value"] for entry in content["classes"]] == [0, 128, 255] and content["ignore"] == [7]
@@ -82,6 +84,9 @@ def test_a_folder_of_photographs_alone_begins_with_a_query(tmp_path, monkeypatch
     assert main(["new", "photos", "--out", "here", "--no-bar"]) == 0
     said = capsys.readouterr().out
     assert "source: none" in said and "No labels show which classes there are" in said and "no mIoU can be measured" in said
+    assert main(["run", "--config", "here/stal.toml", "--no-bar", *SMALL]) == 1  # nobody labels with classes that were never stated
+    assert "classes.json: found No such file" in capsys.readouterr().err
+    Path("here/classes.json").write_text('{"classes": ["background", "smoke"]}', encoding="utf-8")
     config = Config.from_file("here/stal.toml")
     assert (config.source, config.annotator, config.source_steps, config.source_batch) == ("none", "person", 0, 0)
     assert main(["run", "--config", "here/stal.toml", "--no-bar", *SMALL]) == 2  # waits for labels
@@ -248,6 +253,7 @@ def test_a_thermal_camera_of_real_numbers_gets_its_range(tmp_path, capsys):
         (tmp_path / "heat").mkdir(exist_ok=True)
         Image.fromarray(degrees).save(tmp_path / "heat" / f"{k}.tif")
     assert main(["new", str(tmp_path / "heat"), "--out", str(tmp_path), "--no-bar"]) == 0
+    (tmp_path / "classes.json").write_text('{"classes": ["cold", "hot"]}', encoding="utf-8")
     low, high = Config.from_file(tmp_path / "stal.toml").image_range
     assert 20.15 < low < 20.25 and 20.55 < high < 20.65
 
@@ -285,6 +291,34 @@ def test_a_plan_without_own_classes_says_which_it_takes(tmp_path, capsys):
     assert "19 classes (cityscapes, since no classes.json is stated or found)" in capsys.readouterr().out
 
 
+def test_a_plan_takes_several_sources_and_passes_over_broken_images(tmp_path, capsys):
+    for name, first in (("cam", 0), ("one", 50), ("two", 60)):
+        camera(tmp_path / name, 4, first=first)
+    assert main(["new", str(tmp_path / "cam"), "--source", str(tmp_path / "one"), "--out", str(tmp_path), "--no-bar"]) == 0
+    file = tmp_path / "cam/000.bmp"
+    file.write_bytes(file.read_bytes()[:999])
+    words = ["plan", "--config", str(tmp_path / "stal.toml"), *SMALL, "--set", "budgets=1,2"]
+    capsys.readouterr()
+    assert main([*words, "--source-root", str(tmp_path / "one"), "--source-root", str(tmp_path / "two")]) == 0
+    said = capsys.readouterr().out
+    assert "8 source images, 4 target images in 1 group," in said and "000.bmp: found a BMP that cannot be decoded" in said
+    assert "mixed precision: no" in said
+    assert main([*words, "--set", "batch_source=2"]) == 1
+    assert "unknown setting batch_source, expected source_batch" in capsys.readouterr().err
+
+
+def test_labels_beside_a_folder_of_images_are_told_and_can_be_stated(tmp_path, monkeypatch, capsys):
+    for k in range(3):
+        image(tmp_path / f"train/{k}.jpg", k)
+        label(tmp_path / f"trainannot/{k}.png", (0, 1))
+        label(tmp_path / f"valannot/{k}.png", (0, 1))
+    monkeypatch.chdir(tmp_path)
+    assert main(["new", "train", "--out", "out", "--no-bar"]) == 0
+    said = capsys.readouterr().out
+    assert f"beside it lies {tmp_path / 'trainannot'}/" in said and "valannot" not in said
+    assert len(look_at("train", "../trainannot").labels) == len(look_at(tmp_path / "train", tmp_path / "trainannot").labels) == 3
+
+
 def test_images_without_a_label_are_no_ignored_labels(tmp_path):
     camera(tmp_path / "cam", 4, (0, 1), labelled=3)
     (tmp_path / "cam/classes.json").write_text('{"classes": ["a", "b"]}', encoding="utf-8")
@@ -311,3 +345,13 @@ def test_images_that_no_annotation_file_lists_stay_unlabelled(tmp_path, capsys, 
     if drawn == 10:
         held = sum(map(len, data.validation.values()))
         assert f"validation: {held} of 10 images" in said and max(config.budgets) <= 10 - held
+
+
+def test_what_is_no_data_set_is_refused_with_what_it_lacks(tmp_path):
+    scenes = SceneDataset("sim", 2, size=(48, 96))
+    for wrong, words in (([1, 2], "target: found a list without label_space, ids, groups"), ("images", "found a str without")):
+        with pytest.raises(DataError, match=words):
+            Run.create(tiny(), tmp_path / "run", source=scenes, target=wrong)
+    with pytest.raises(DataError, match="val: found a dict_keys without label_space"):
+        Run.create(tiny(), tmp_path / "run", source=scenes, target=scenes, validation={"day": {}.keys()})
+    assert not (tmp_path / "run").exists()

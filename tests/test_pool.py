@@ -335,6 +335,24 @@ def test_a_person_takes_over_labels_that_some_images_have(desk, tmp_path):
     assert "adopted" not in " ".join(quiet(Run.open(tmp_path / "run")).check_files())
 
 
+def test_labels_that_all_images_have_when_a_run_begins_are_left_alone_for_good(desk, tmp_path, capsys):
+    run = quiet(Run.create(configured(desk, annotator="person", budgets=(3, 4)), tmp_path / "run"))
+    assert "all 6 images have a label file; you label them anew" in " ".join(run.check_files())
+    camera(desk, ["new"], seed=9)
+    (desk / "labels/new.png").unlink(missing_ok=True)
+    told = " ".join(quiet(Run.open(tmp_path / "run")).check_files())
+    assert "1 image added: 'new'" in told and "adopted" not in told and not run.store.ids()
+
+
+def test_labels_that_come_later_for_all_images_are_adopted(desk, tmp_path):
+    away = tmp_path / "away"
+    shutil.move(desk / "labels", away)
+    run = quiet(Run.create(configured(desk, annotator="person", budgets=(3, 4)), tmp_path / "run"))
+    run.check_files()
+    shutil.move(away, desk / "labels")
+    assert "6 label files adopted" in " ".join(quiet(Run.open(tmp_path / "run")).check_files())
+
+
 # -- pieces ----------------------------------------------------------------------------------------------------------
 
 

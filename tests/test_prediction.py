@@ -1,4 +1,5 @@
 """What a trained network says of files, through the command line; and the network as a file that runs without PyTorch."""
+import copy
 import csv
 import json
 import shutil
@@ -11,15 +12,17 @@ from PIL import Image
 import stal_nb.onnx_export as onnx_module
 from stal_nb import prediction
 from stal_nb.cli import main
+from stal_nb.config import Config
 from stal_nb.labels import CAMVID
 from stal_nb.models import predict_logits
-from stal_nb.onnx_export import WholeNetwork, compare, export_onnx
+from stal_nb.onnx_export import WholeNetwork, compare, export_onnx, with_short_sizes
 from stal_nb.prediction import Network, find_pictures, pictures_of, predict_positions, trained_network
 from stal_nb.run import Run
 from stal_nb.runtime.checkpoints import save_checkpoint
 from stal_nb.runtime.errors import ConfigError, DataError, StoreError, TrainingError
 from stal_nb.runtime.files import atomic_write_json
 from stal_nb.runtime.images import read_image
+from stal_nb.step import build_model
 from tiny import tiny
 
 STAGES = ("source", "round 0")
@@ -94,6 +97,24 @@ def test_pictures_never_take_the_place_of_results(run, images, tmp_path, capsys)
     for k, name in enumerate(CAMVID.classes):
         assert int(rows["colour/b"][f"{name} pixels"]) == (ids == k).sum()
         assert float(rows["colour/b"][f"{name} share"]) == pytest.approx((ids == k).mean(), abs=1e-5)
+
+
+def test_label_files_and_runs_in_a_folder_are_passed_over_and_told(run, images, tmp_path, capsys):
+    few = Image.fromarray(np.tile(np.arange(3, dtype=np.uint8), (40, 20)))
+    for name in ("labels/a.png", "colour/a.png", "a_mask.png", "runs/first/labels/a.png"):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        few.save(images / name)
+    shutil.copy(run.path / "config.json", images / "runs/first/config.json")
+    Image.open(images / "a.png").convert("RGB").save(images / "labels.jpg")
+    Image.open(images / "colour/b.png").save(images / "seen_gt.png")  # a picture, and no seen.png beside it
+    assert main(["predict", str(run.path), str(images), str(tmp_path / "out"), "--no-bar"]) == 0
+    said = capsys.readouterr().out
+    assert "6 label files" in said and f"passed over {images / 'labels'}: labels, by its name" in said
+    assert "a run of stal_nb" in said and "2 more" not in said and "colour/a.png" in said and "a_mask.png" in said
+    (tmp_path / "none").mkdir()
+    few.save(tmp_path / "none" / "x.txt", "PNG")
+    assert main(["predict", str(run.path), str(tmp_path / "none"), str(tmp_path / "out"), "--no-bar"]) == 1
+    assert "found no image and no video (but 1 other files" in capsys.readouterr().err
 
 
 def test_it_goes_on_where_it_stopped(run, images, tmp_path, monkeypatch, capsys):
@@ -213,6 +234,15 @@ def test_the_file_computes_what_pytorch_does_at_sizes_it_has_never_seen(run, tmp
     assert json.loads(about["classes"]) == list(CAMVID.classes) and json.loads(about["colours"])[0] == [128, 128, 128]
     assert json.loads(about["input"])["range"] == [0, 1] and json.loads(about["inside"])["resized_to"] == [32, 64]
     assert about["stage"] == "source" and about["network"] == trained_network(other, "source").digest
+
+
+def test_the_default_network_of_a_camera_has_short_formulas_of_its_size():
+    "Its padding made an export of any size take more than a quarter of an hour."
+    network = build_model(Config.preset("folder", data_root="x", weights=None), 3).eval()
+    short, images = with_short_sizes(copy.deepcopy(network)), torch.rand(1, 3, 97, 130)
+    assert {type(layer).__name__ for layer in network.modules()} - {type(layer).__name__ for layer in short.modules()} == {"Conv2dSame"}
+    with torch.inference_mode():
+        assert torch.equal(short(images, with_embeddings=False).logits, network(images, with_embeddings=False).logits)
 
 
 def test_a_file_that_computes_something_else_is_not_written(run, tmp_path, monkeypatch):
