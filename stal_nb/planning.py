@@ -112,7 +112,8 @@ def try_step(
     seconds, saved = _one_trial(config, num_classes, device, size, labelled, unlabelled, tries)
     n, fewer = math.prod(size), math.prod(smaller)
     constant = lambda large, small: min(small, large, max(0, large - (large - small) / max(1, n - fewer) * n))  # noqa: E731
-    return Trial(seconds, saved, round(constant(saved, less)), constant(seconds, first), size, labelled + unlabelled)
+    images = labelled + config.views * unlabelled
+    return Trial(seconds, saved, round(constant(saved, less)), constant(seconds, first), size, images)
 
 # %% ../nbs/runtime/planning.ipynb #257dfb16
 def _random_batch(
@@ -218,7 +219,7 @@ def step_share(
     processes: int = 1,  # devices that share the batch
 ) -> float:  # images that one device's student sees at a time
     "Images of a device's share of the batch."
-    return (config.source_batch + config.target_batch + config.unlabelled_batch) / processes
+    return (config.source_batch + config.target_batch + config.views * config.unlabelled_batch) / processes
 
 # %% ../nbs/runtime/planning.ipynb #75329843
 def memory_plan(
