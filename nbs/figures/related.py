@@ -359,7 +359,8 @@ def noise_figure(decay: float = 0.95, steps: int = 120) -> plt.Figure:
     generator = torch.Generator().manual_seed(0)
     student, teacher, path = 2.0, 2.0, []
     for t in range(steps):
-        student -= 0.3 * (student + 1.5 * torch.randn((), generator=generator).item())  # of a square around 0, with noise
+        noise = torch.randn((), generator=generator).item()
+        student -= 0.3 * (student + 1.5 * noise)  # the slope of a square around 0, with noise
         share = min(1 - 1 / (t + 1), decay)
         teacher = share * teacher + (1 - share) * student
         path.append((student, teacher))
