@@ -59,6 +59,8 @@ class TrainingConfig:
     weight_decay: float = bounded(1e-4, minimum=0)  # L2 penalty
     poly_power: float = bounded(0.9, minimum=0)  # lr(t) = lr (1 - t/T)^power
     teacher_decay: float = bounded(0.99, minimum=0, maximum=1)  # upper bound of the EMA decay
+    # how far the teacher looks back below that bound, as a share of the stage's steps so far; 1 is the paper's
+    teacher_window: float = bounded(1.0, minimum=0, maximum=1)
     # terms
     lambda_s: float = bounded(1.0, minimum=0)  # weight of L_s; 0 turns the term off
     lambda_u: float = bounded(1.0, minimum=0)  # weight of L_u; 0 turns the term off
@@ -223,12 +225,12 @@ def check_classes(config: Any) -> None:  # a `Config`
         if config.mapping and target is not None:
             read_mapping(config.mapping, source, target)
 
-# %% ../nbs/runtime/config.ipynb #6fc9c3b3
+# %% ../nbs/runtime/config.ipynb #a15ca11d
 ALSO_CALLED = {  # what people write -> the setting that does it
     "learning_rate": "lr", "batch_size": "target_batch", "epochs": "round_epochs", "steps": "round_steps",
     "num_classes": "classes", "ema_decay": "teacher_decay", "acquisition": "strategy"}
 
-
+# %% ../nbs/runtime/config.ipynb #6fc9c3b3
 @dataclass(frozen=True)
 class Config(TrainingConfig):
     "A whole run: data, budgets and strategy on top of the training recipe."
@@ -336,7 +338,8 @@ class Config(TrainingConfig):
         known = [one.name for one in fields(cls)]
         if unknown := [str(name) for name in values if name not in known]:
             names = known + list(ALSO_CALLED)
-            near = [ALSO_CALLED.get(like, like) for name in unknown for like in get_close_matches(name.lower(), names, 2)]
+            likes = [like for name in unknown for like in get_close_matches(name.lower(), names, 2)]
+            near = [ALSO_CALLED.get(like, like) for like in likes]
             expected = " or ".join(dict.fromkeys(near[:6])) or "some of " + ", ".join(sorted(known))
             raise ConfigError(f"configuration: found unknown setting {shown(', '.join(unknown))[1:-1]}, "
                               f"expected {expected}")

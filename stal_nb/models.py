@@ -440,17 +440,19 @@ class EMATeacher(nn.Module):
     """The exponential moving average of a student (mean teacher, arXiv 1703.01780): always in evaluation mode, never
     with gradients.
 
-    Raises `ConfigError` if `decay` is not a number from 0 to 1."""
+    Raises `ConfigError` if `decay` or `window` is not a number from 0 to 1."""
 
     def __init__(
         self,
         student: nn.Module,  # copied; later updates must come from a network with the same tensors
         decay: float = 0.99,  # in [0,1], upper bound of the share that the teacher keeps of itself in a step
+        window: float = 1.0,  # in [0,1], how far it looks back, as a share of the steps so far; 0 = it is the student
     ):
         super().__init__()
-        if not 0 <= decay <= 1:
-            raise ConfigError(f"decay: found {decay!r}, expected a number from 0 to 1")
-        self.decay = decay
+        for name, value in (("decay", decay), ("window", window)):
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name}: found {value!r}, expected a number from 0 to 1")
+        self.decay, self.window = decay, window
         self.model = deepcopy(student).requires_grad_(False)
         self.eval()
 
@@ -469,7 +471,8 @@ class EMATeacher(nn.Module):
         student: nn.Module,  # after its step
         step: int,  # number of the step, from 0; at step 0 the teacher becomes the student
     ) -> None:
-        """Move towards the student: teacher ← d · teacher + (1 − d) · student, with d = min(1 − 1/(step + 1), decay).
+        """Move towards the student: teacher ← d · teacher + (1 − d) · student, with
+        d = min(1 − 1/(window · step + 1), decay).
 
         All floating tensors, BatchNorm statistics too, in one call; counters are copied. Does not wait for the device.
         Raises `ConfigError` if the student is another network or `step` is negative."""
@@ -479,7 +482,7 @@ class EMATeacher(nn.Module):
         if mine.keys() != theirs.keys():
             raise ConfigError(f"student: found {len(theirs)} tensors, expected the teacher's {len(mine)}; "
                               f"{', '.join(sorted(mine.keys() ^ theirs.keys())[:3])} differ")
-        weight = 1 - min(1 - 1 / (step + 1), self.decay)
+        weight = 1 - min(1 - 1 / (self.window * step + 1), self.decay)
         averaged = [name for name, tensor in mine.items() if tensor.is_floating_point()]
         counted = [name for name, tensor in mine.items() if not tensor.is_floating_point()]
         torch._foreach_lerp_([mine[n] for n in averaged], [theirs[n].to(mine[n]) for n in averaged], weight)

@@ -438,7 +438,7 @@ def next_words(file: Path, files: Mapping[str, Any], target: Seen) -> list[str]:
         listed = ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
         if odd := [code for code in files["classes"].get("ignore", []) if code != 255]:
             lines.append(f"Codes of a few pixels in one file are ignored as slips of the pen: {_listed(odd)}; "
-                         "take those that are classes out of ignore")
+                         "if they are classes, take them out of ignore")
         todo = "Look at" if target.drawn else "Give names to"
         empty = len(target.folder.images) - target.frames
         if target.drawn and empty and files["classes"]["background"]:

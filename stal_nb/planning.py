@@ -111,7 +111,8 @@ def try_step(
         size = trial_size(config.crop_size, device, int(math.prod(smaller) * TRIAL_SECONDS / first / 2))
     seconds, saved = _one_trial(config, num_classes, device, size, labelled, unlabelled, tries)
     n, fewer = math.prod(size), math.prod(smaller)
-    constant = lambda large, small: min(small, large, max(0, large - (large - small) / max(1, n - fewer) * n))  # noqa: E731
+    at_zero = lambda large, small: large - (large - small) / max(1, n - fewer) * n  # noqa: E731
+    constant = lambda large, small: min(small, large, max(0, at_zero(large, small)))  # noqa: E731
     images = labelled + config.views * unlabelled
     return Trial(seconds, saved, round(constant(saved, less)), constant(seconds, first), size, images)
 

@@ -1,6 +1,5 @@
 """A run is killed, damaged and started twice; it ends as if nothing had happened, or says what is wrong."""
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -21,7 +20,7 @@ from stal_nb.runtime.errors import AwaitingLabels, StoreError
 from stal_nb.status import RunStatus
 from stal_nb.trainer import Trainer
 from tiny import TINY, tiny
-from together import start
+from together import forkserver, start
 
 pytestmark = pytest.mark.slow
 
@@ -51,9 +50,7 @@ def same(one, other):
 @pytest.fixture(scope="module")
 def processes():
     "Starts processes that have everything imported already."
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["stal_nb.cli", "accelerate", "timm", "torch._dynamo"])
-    return context
+    return forkserver()
 
 
 @pytest.fixture(scope="module")

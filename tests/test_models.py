@@ -696,28 +696,29 @@ def test_on_gpus_torchs_own_layer_is_used_and_keeps_timms_activations(monkeypatc
 # -- the teacher ---------------------------------------------------------------------------------------------------------------
 
 
-def slow_average(path, decay):
+def slow_average(path, decay, window):
     "Plain Python over single numbers."
     teacher = dict(path[0])
     for step, weights in enumerate(path[1:]):
-        d = min(1 - 1 / (step + 1), decay)
+        d = min(1 - 1 / (window * step + 1), decay)
         teacher = {name: [d * a + (1 - d) * b for a, b in zip(teacher[name], weights[name])] for name in teacher}
     return teacher
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.99, 1.0])
-def test_the_average_agrees_with_a_slow_loop(decay):
+@pytest.mark.parametrize("window", [0.0, 0.2, 1.0])
+def test_the_average_agrees_with_a_slow_loop(decay, window):
     torch.manual_seed(0)
     student = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3)).double()
     floats = lambda: {n: t.flatten().tolist() for n, t in named_tensors(student).items() if t.is_floating_point()}  # noqa: E731
-    teacher, path = EMATeacher(student, decay), [floats()]
+    teacher, path = EMATeacher(student, decay, window), [floats()]
     for step in range(12):
         student(torch.randn(2, 2, 6, 6, dtype=torch.float64) + step)  # moves BatchNorm's statistics and counter
         with torch.no_grad():
             student[0].weight += torch.randn_like(student[0].weight)
         path.append(floats())
         teacher.update(student, step)
-    for name, values in slow_average(path, decay).items():
+    for name, values in slow_average(path, decay, window).items():
         assert named_tensors(teacher.model)[name].flatten().tolist() == pytest.approx(values, rel=1e-12, abs=1e-14), name
     assert teacher.model[1].num_batches_tracked == student[1].num_batches_tracked == 12
 
@@ -759,6 +760,8 @@ def test_teacher_and_student_share_nothing(small):
 def test_the_teacher_refuses_what_cannot_be_averaged(small):
     with pytest.raises(ConfigError, match="decay: found 1.5, expected a number from 0 to 1"):
         EMATeacher(small, 1.5)
+    with pytest.raises(ConfigError, match="window: found -0.1, expected a number from 0 to 1"):
+        EMATeacher(small, window=-0.1)
     teacher = EMATeacher(small)
     with pytest.raises(ConfigError, match="step: found -1"):
         teacher.update(small, -1)

@@ -79,7 +79,8 @@ def test_presets_hold_the_released_numbers():
         assert config.crop_size == (769, 769) and config.source_size == (1024, 2048) and config.source_scale == config.target_scale == (0.5, 2.0)
         assert (config.lambda_u, config.lambda_c, config.temperature, config.num_anchors, config.num_negatives) == (1, 0.1, 0.5, 50, 256)
         assert config.bank_capacity[0] == 50_000 and set(config.bank_capacity[1:]) == {30_000} and len(config.bank_capacity) == 19
-        assert (config.drop_percent, config.gamma, config.teacher_decay, config.confidence_momentum) == (20, 2, 0.99, 0.999)
+        assert (config.drop_percent, config.gamma, config.confidence_momentum) == (20, 2, 0.999)
+        assert (config.teacher_decay, config.teacher_window) == (0.99, 1)
         assert config.budgets == (30, 65, 150) and config.source_images == 2000 and set(config.round_epochs) == {200}
         assert config.ohem_kept == pytest.approx(100_000 / (2 * 769 * 769), abs=1e-3)
     assert set(PAPER) <= set(PRESETS["gta5_to_cityscapes"]) and PAPER_BUDGETS["5%"] == (30, 150)

@@ -87,6 +87,19 @@ def test_a_damaged_environment_is_made_again(stand_in):
     assert len(installed) == 2 and bootstrap.python_version(python)
 
 
+@pytest.mark.parametrize("told", ["", "1"])
+def test_what_is_compiled_is_kept(stand_in, monkeypatch, told):
+    "Also where an image of a container says that it is not to be: in .venv then, not beside the sources."
+    root, _ = stand_in
+    given = []
+    monkeypatch.setattr(bootstrap, "set_up", lambda latest, made=bootstrap.set_up: made(root, latest))
+    monkeypatch.setattr(bootstrap.subprocess, "call", lambda command, cwd, env: given.append(env) or 0)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", told)
+    monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
+    assert bootstrap.main(["setup"]) == 0
+    assert "PYTHONDONTWRITEBYTECODE" not in given[0] and given[0].get("PYTHONPYCACHEPREFIX") == (str(root / ".venv/compiled") if told else None)
+
+
 def test_a_folder_in_the_way_is_not_touched(stand_in):
     root, _ = stand_in
     (root / ".venv").mkdir()

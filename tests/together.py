@@ -1,9 +1,19 @@
 """Processes started by tests, which import the function they run and nothing else: not the program that runs pytest, nor what a test left as `__main__`."""
+import multiprocessing
 import sys
 import types
 from contextlib import contextmanager
 
-import torch
+from torch.multiprocessing import start_processes
+
+IMPORTED = ["stal_nb.cli", "accelerate", "timm", "torch._dynamo"]  # seconds of each new process, where it does it itself
+
+
+def forkserver():
+    "A multiprocessing context whose processes have imported everything already."
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+    return context
 
 
 @contextmanager
@@ -19,8 +29,9 @@ def nameless_main():
 
 def spawn(function, *arguments, processes=2):
     "Run `function(rank, *arguments)` of a test's module in new processes and wait; an error in one of them ends all and is raised here."
+    forkserver()
     with nameless_main():
-        torch.multiprocessing.spawn(function, arguments, nprocs=processes)
+        start_processes(function, arguments, nprocs=processes, start_method="forkserver")
 
 
 def start(context, function, *arguments):

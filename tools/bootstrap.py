@@ -104,11 +104,10 @@ def pip_install(python, root, latest):
 def set_up(root=ROOT, latest=False):
     """Make sure that the environment holds the project and all it needs; returns its interpreter. Quick when there is nothing to do."""
     folder = root / (".venv-latest" if latest else ".venv")
-    stamp, inside = folder / "stal_nb-setup.txt", folder / INSIDE
+    stamp, inside, declared = folder / "stal_nb-setup.txt", folder / INSIDE, [root / name for name in DECLARATIONS]
 
     def fingerprint():  # what the installed packages depend on
-        contents = [(root / name).read_bytes() if (root / name).exists() else b"" for name in DECLARATIONS]
-        return hashlib.sha256(repr((str(root), python_version(inside), contents)).encode()).hexdigest()
+        return hashlib.sha256(repr((str(root), python_version(inside), [f.exists() and f.read_bytes() for f in declared])).encode()).hexdigest()
 
     with open(str(root / ".setup.lock"), "a") as file:
         if os.name != "nt":
@@ -136,11 +135,12 @@ def main(arguments=None):
     options, rest = parser.parse_known_args(arguments)
     try:
         python = set_up(latest=options.latest)
-        path = str(python.parent) + os.pathsep + os.environ.get("PATH", "")
-        return subprocess.call([str(python)] + COMMANDS[options.command] + rest, cwd=str(ROOT), env=dict(os.environ, PATH=path))
+        inside = dict(os.environ, PATH=str(python.parent) + os.pathsep + os.environ.get("PATH", ""))
+        if inside.pop("PYTHONDONTWRITEBYTECODE", ""):  # as images of containers have it: each process would compile PyTorch anew, for up to ten seconds
+            inside["PYTHONPYCACHEPREFIX"] = str(python.parent.parent / "compiled")
+        return subprocess.call([str(python)] + COMMANDS[options.command] + rest, cwd=str(ROOT), env=inside)
     except SetupProblem as problem:
-        say(str(problem))
-        return 1
+        return say(str(problem)) or 1
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def process_notebook(source: Path, target: Path) -> None:
                     raise DocsError(f"{source.name}: {cell.source!r} failed: {self.k.exc}") from self.k.exc
 
         def end(self):
-            self.k.reset()
+            self.k.user_ns.clear()  # its `reset` would look through everything that is in memory, for half a second
 
     with showing_signatures():
         NBProcessor(nb=nb, procs=[RunSignatures if p is exec_show_docs else p for p in FilterDefaults().procs()]).process()

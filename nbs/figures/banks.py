@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from figures.labels import add_class_legend
 from figures.trace import FilledBank, Trace
 from stal_nb.app.demo import demo_model
 from stal_nb.banks import ClassMemoryBank, ConfidenceBank, class_confidence
@@ -170,14 +171,6 @@ def draw_lanes(
     axis.set(xlabel="slot", xlim=(-1, capacity + 1))
     axis.set_title(f"after {step} step{'s' if step > 1 else ''}", fontsize=10)
     axis.spines[["top", "right", "bottom", "left"]].set_visible(False)
-
-
-def add_class_legend(figure: plt.Figure, label_space: LabelSpace) -> None:
-    "The colour of each class, below the picture."
-    handles = [plt.Line2D([], [], linestyle="", marker="s", markersize=7, color=np.array(colour) / 255, label=name)
-               for name, colour in zip(label_space.classes, label_space.palette, strict=True)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=10, frameon=False, fontsize=7.5,
-                  handletextpad=0.2, columnspacing=1.2)
 
 
 def banks_figure(

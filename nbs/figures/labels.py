@@ -1,5 +1,7 @@
 """Pictures for 00 Labels."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from matplotlib import pyplot as plt
 
@@ -43,3 +45,16 @@ def class_legend(
         axis.axis("off")
     figure.tight_layout()
     return figure
+
+
+def add_class_legend(
+    figure: plt.Figure,  # with a constrained layout
+    label_space: LabelSpace,
+    notes: Mapping[str, str] = {},  # class -> what is said behind its name
+) -> None:
+    "The colour of each class, below the picture."
+    handles = [plt.Line2D([], [], linestyle="", marker="s", markersize=7, color=np.array(colour) / 255,
+                          label=name + notes.get(name, ""))
+               for name, colour in zip(label_space.classes, label_space.palette, strict=True)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=10, frameon=False, fontsize=7.5,
+                  handletextpad=0.2, columnspacing=1.2)

@@ -253,15 +253,18 @@ def batch_figure(
     batch: dict[str, tuple[Tensor, ...]],
     width: float = 13.0,
 ) -> plt.Figure:
-    "Every image of a batch in a column: before, its labels, after, its labels. White lines: the boxes that were cut."
-    rows: list[list[tuple]] = [[], [], [], []]
+    """Four rows a method, an image in each column: before, its labels, after, its labels. White lines: the boxes that
+    were cut."""
+    rows: list[list[tuple]] = []
     for method, (image, labels, mixed, mixed_labels, *boxes) in batch.items():
+        four: list[list[tuple]] = [[], [], [], []]
         for k in range(len(image)):
             box = boxes[0][k] if boxes and boxes[0][k].any() else None
-            rows[0].append((f"{method} {k + 1}", image[k]))
-            rows[1].append(("", labels[k]))
-            rows[2].append(("after", mixed[k], box))
-            rows[3].append(("", mixed_labels[k], box))
+            four[0].append((f"{method} {k + 1}", image[k]))
+            four[1].append(("", labels[k]))
+            four[2].append(("after", mixed[k], box))
+            four[3].append(("", mixed_labels[k], box))
+        rows += four
     return panels(*rows, width=width)
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 
+from figures.labels import add_class_legend
 from stal_nb.labels import CITYSCAPES
 from stal_nb.scenes import CITIES, SceneDataset, develop, light, texture, weather
 
@@ -17,9 +18,10 @@ def contact_sheet(
     columns: int = 4,  # scenes a domain
     start: int = 0,  # first scene
 ) -> plt.Figure:
-    "Scenes with their labels, two rows a domain."
-    figure, axes = plt.subplots(2 * len(domains), columns, figsize=(3.3 * columns, 3.4 * len(domains)), dpi=75,
-                                squeeze=False)
+    "Scenes with their labels, two rows a domain; riders, who are nearly as red as persons, with a white outline."
+    figure, axes = plt.subplots(2 * len(domains), columns, figsize=(3.3 * columns, 3.4 * len(domains) + 0.5), dpi=75,
+                                squeeze=False, layout="constrained")
+    rider = CITYSCAPES.classes.index("rider")
     for d, domain in enumerate(domains):
         scenes = SceneDataset(domain, start + columns)
         for k in range(columns):
@@ -27,9 +29,11 @@ def contact_sheet(
             axes[2 * d, k].imshow(sample.image.permute(1, 2, 0).numpy())
             axes[2 * d, k].set_title(domain if domain == "sim" else f"real, {sample.group}", fontsize=9)
             axes[2 * d + 1, k].imshow(CITYSCAPES.colorize(sample.labels))
+            if (sample.labels == rider).any():
+                axes[2 * d + 1, k].contour(sample.labels == rider, levels=[0.5], colors="white", linewidths=1.2)
     for axis in axes.flat:
         axis.axis("off")
-    figure.tight_layout(pad=0.4)
+    add_class_legend(figure, CITYSCAPES, {"rider": " (white outline)"})
     return figure
 
 

@@ -101,22 +101,24 @@ def walk_figure(walk: Walk, decays: Sequence[float] = (0.9, 0.99), every: int = 
     return figure
 
 
-def memory_of(decay: float, steps: int) -> Tensor:  # (steps,), sums to 1
+def memory_of(decay: float, steps: int, window: float = 1.0) -> Tensor:  # (steps,), sums to 1
     "The share of each past student in the teacher after `steps` updates: student number k is the k-th unit vector."
     student = nn.Linear(steps, 1, bias=False)
-    teacher = EMATeacher(student, decay)
+    teacher = EMATeacher(student, decay, window)
     for step, unit in enumerate(torch.eye(steps)):
         student.weight.data.copy_(unit[None])
         teacher.update(student, step)
     return teacher.model.weight.detach()[0]
 
 
-def memory_figure(decay: float = 0.9, after: Sequence[int] = (5, 10, 40)) -> plt.Figure:
-    "How much of each past student is in the teacher."
-    figure, axes = plt.subplots(1, len(after), figsize=(12, 2.1), dpi=80)
-    for axis, steps in zip(axes, after):
-        axis.bar(range(steps), memory_of(decay, steps), color="#2f6db3")
-        axis.set_title(f"decay at most {decay:g}, after {steps} steps", fontsize=9)
-        axis.set(xlabel="student of step", ylabel="share")
+def memory_figure(decay: float = 0.9, after: Sequence[int] = (5, 10, 40),
+                  windows: Sequence[float] = (1.0,)) -> plt.Figure:
+    "How much of each past student is in the teacher, one row a window."
+    figure, axes = plt.subplots(len(windows), len(after), figsize=(12, 2.1 * len(windows)), dpi=80, squeeze=False)
+    for row, window in zip(axes, windows):
+        for axis, steps in zip(row, after):
+            axis.bar(range(steps), memory_of(decay, steps, window), color="#2f6db3")
+            axis.set_title(f"window {window:g}, decay at most {decay:g}, after {steps} steps", fontsize=9)
+            axis.set(xlabel="student of step", ylabel="share")
     figure.tight_layout()
     return figure
