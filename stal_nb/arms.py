@@ -36,7 +36,7 @@ def labels_only(config: Config) -> Config:
     return replace(
         config, source_steps=0, budgets=config.budgets[-1:], round_steps=(total_steps(config),), source_batch=0,
         target_batch=config.source_batch + config.target_batch, unlabelled_batch=0, lambda_u=0.0, lambda_c=0.0,
-        source_free=False)
+        lambda_entropy=0.0, lambda_adversarial=0.0, translation="none", source_free=False)
 
 
 RECIPES: dict[str, Callable[[Config], Config]] = {
@@ -84,7 +84,8 @@ FROM_THE_FIRST_ROUND = frozenset((
     "ensemble_size", "annotator",
     # terms and views of unlabelled images
     "lambda_u", "lambda_c", "unlabelled_batch", "drop_percent", "gamma", "class_rate", "strong_views", "keep_unsure",
-    "cutmix_probability", "target_scale",
+    "cutmix_probability", "target_scale", "two_strong_views", "confidence_threshold", "lambda_entropy",
+    "lambda_adversarial", "translation", "fourier_beta",
     # contrast
     "num_anchors", "num_negatives", "temperature", "anchor_threshold", "low_rank", "high_rank",
     "reliable_percentile", "unreliable_percentile", "bank_push", "released_negatives",

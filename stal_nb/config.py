@@ -20,6 +20,7 @@ from .config_file import read_settings
 from .datasets import excluded_classes, kinds, source_space, space_of_kind, target_space
 from .labels import LABEL_SPACES
 from .models import ARCHITECTURES
+from .related import TRANSLATIONS
 from .runtime.errors import ConfigError
 from .runtime.images import check_image_range
 from .selection import CHEAP, COLUMNS, FROZEN, STRATEGIES, UNITS, needs_of, random_map
@@ -69,7 +70,9 @@ class TrainingConfig:
     ohem_threshold: float = bounded(0.7, minimum=0)  # a pixel is hard if its class has less probability
     ohem_kept: float = bounded(0.085, minimum=0, maximum=1)  # at least this fraction of the batch's pixels is kept
     strong_views: bool = True  # the student sees recoloured, blurred images; False = the teacher's weak view
+    two_strong_views: bool = False  # of each unlabelled image, with boxes and colours of their own, as in UniMatch
     drop_percent: float = bounded(20.0, minimum=0, maximum=100)  # d at the first step; shrinks linearly to 0
+    confidence_threshold: float = bounded(0.0, minimum=0, below=1)  # tau of FixMatch: less sure pixels teach nothing
     gamma: float = bounded(2.0, minimum=0)  # pseudo-labels weigh confidence ** gamma
     class_rate: bool = True  # thin out pseudo-labels of well-learnt classes
     consistency_on_labelled: bool = False  # L_u on the labelled images too, as the released code does
@@ -91,6 +94,11 @@ class TrainingConfig:
     paste_classes: int = bounded(3, minimum=1)  # rare classes drawn for one paste
     cutmix_probability: float = bounded(1.0, minimum=0, maximum=1)  # of an unlabelled image to receive a box of another
     plan_every: int = bounded(20, minimum=1)  # steps between two looks of the sampler at the banks
+    # related work, to be compared with: see `stal_nb.related`
+    lambda_entropy: float = bounded(0.0, minimum=0)  # weight of L_ent, entropy minimisation
+    lambda_adversarial: float = bounded(0.0, minimum=0)  # weight of L_adv, a domain discriminator behind a reversal
+    translation: str = bounded("none", choices=TRANSLATIONS)  # of source images: the look of target images
+    fourier_beta: float = bounded(0.01, minimum=0, maximum=0.5)  # how far up frequencies count as low
     # departures of the released code, to be tried: see DEPARTURES
     keep_unsure: bool = False  # drop the pixels of lowest entropy instead of the highest
     released_negatives: bool = False  # the released code's masks, which leave the bank empty
@@ -113,6 +121,14 @@ class TrainingConfig:
         if self.low_rank > self.high_rank:
             raise ConfigError(f"low_rank, high_rank: found {self.low_rank} and {self.high_rank}, "
                               "expected the first to be no more than the second")
+        if self.two_strong_views and not self.strong_views and not self.cutmix_probability:
+            raise ConfigError("two_strong_views: found true, with strong_views false and cutmix_probability 0, "
+                              "expected one of them: else both views are the same")
+
+    @property
+    def views(self) -> int:
+        "V: mixed views of an unlabelled image that the student sees in a step."
+        return 2 if self.two_strong_views else 1
 
 # %% ../nbs/runtime/config.ipynb #2ab49406
 DEPARTURES: dict[str, dict[str, Any]] = {  # where the method's released code departs from its papers, as settings
@@ -164,6 +180,10 @@ def check_source(config: Any) -> None:  # a `Config`
                           "expected source_steps above 0 or source_free false")
     if config.source != "none":
         return
+    for name, off in (("translation", "none"), ("lambda_adversarial", 0)):
+        if getattr(config, name) != off:
+            raise ConfigError(f"{name}: found {getattr(config, name)!r} with source 'none', expected {off!r}: "
+                              "there is nothing to translate or to align")
     for name in ("source_steps", "source_batch"):
         object.__setattr__(config, name, 0)
     if not config.target_batch:
@@ -348,7 +368,8 @@ class Config(TrainingConfig):
             self, name=f"{self.name}-oracle", source_steps=0, budgets=(1.0,), first_strategy="random",
             round_steps=(self.source_steps + sum(self.round_steps),),
             source_batch=0, target_batch=self.source_batch + self.target_batch, unlabelled_batch=0,
-            lambda_u=0.0, lambda_c=0.0, source_free=False)
+            lambda_u=0.0, lambda_c=0.0, lambda_entropy=0.0, lambda_adversarial=0.0, translation="none",
+            source_free=False)
 
     def setting(
         self,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['poly_lr', 'make_accelerator', 'zero_momentum', 'make_optimizer', 'CalledNetwork', 'as_called', 'heads_in_use',
-           'prepare_for_processes', 'StudentUpdate']
+           'prepare_for_processes', 'average_gradients', 'StudentUpdate']
 
 # %% ../nbs/runtime/optimisation.ipynb #e7667ce3
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .config import TrainingConfig
 from .runtime.batchnorm import synchronise_batchnorm
 from .runtime.devices import resolve_device
-from .runtime.distributed import own_batch, share_buffers, share_dropout
+from .runtime.distributed import own_batch, process_count, share_buffers, share_dropout, sum_over_processes
 from .runtime.errors import ConfigError
 from .step import TrainingState, Update
 
@@ -58,12 +58,20 @@ def zero_momentum(optimizer: torch.optim.SGD) -> None:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 # %% ../nbs/runtime/optimisation.ipynb #d6bfbb41
-def make_optimizer(student: nn.Module, config: TrainingConfig, device: torch.device) -> torch.optim.SGD:
+def make_optimizer(
+    student: nn.Module,
+    config: TrainingConfig,
+    device: torch.device,
+    discriminator: nn.Module | None = None,  # of L_adv; it learns as fast as the heads
+) -> torch.optim.SGD:
     """SGD of the configuration, heads at their own rate, with a kernel that leaves the weights alone where a flag on
     the device says so."""
-    optimizer = torch.optim.SGD(
-        student.parameter_groups(config.lr, config.head_multiplier), momentum=config.momentum,
-        weight_decay=config.weight_decay, fused=device.type in ("cpu", "cuda"))
+    groups = student.parameter_groups(config.lr, config.head_multiplier)
+    if discriminator is not None:  # its gradient comes multiplied by lambda_adversarial, which is the student's affair
+        rate = config.lr * config.head_multiplier / config.lambda_adversarial
+        groups.append({"params": list(discriminator.parameters()), "lr": rate, "weight_decay": 0.0})
+    optimizer = torch.optim.SGD(groups, momentum=config.momentum, weight_decay=config.weight_decay,
+                                fused=device.type in ("cpu", "cuda"))
     zero_momentum(optimizer)
     return optimizer
 
@@ -90,10 +98,11 @@ def heads_in_use(
     unlabelled: bool,  # are there unlabelled images?
 ) -> dict[str, bool]:
     "Which heads of the network a term of the loss looks at."
-    labels = config.lambda_s > 0
-    pseudo = config.lambda_u > 0 and (config.consistency_on_labelled or unlabelled and config.unlabelled_batch > 0)
+    labels, unlabelled = config.lambda_s > 0, unlabelled and config.unlabelled_batch > 0
+    pseudo = config.lambda_u > 0 and (config.consistency_on_labelled or unlabelled)
+    related = unlabelled and config.lambda_entropy + config.lambda_adversarial > 0
     auxiliary = labels and config.aux_weight > 0
-    return {"representation": config.lambda_c > 0, "auxiliary": auxiliary, "classifier": labels or pseudo}
+    return {"representation": config.lambda_c > 0, "auxiliary": auxiliary, "classifier": labels or pseudo or related}
 
 
 def prepare_for_processes(state: TrainingState, config: TrainingConfig, unlabelled: bool) -> None:
@@ -104,6 +113,14 @@ def prepare_for_processes(state: TrainingState, config: TrainingConfig, unlabell
     for head, used in heads_in_use(config, unlabelled).items():
         if getattr(state.student, head, None) is not None:
             getattr(state.student, head).requires_grad_(used)
+
+# %% ../nbs/runtime/optimisation.ipynb #50c2f8a6
+def average_gradients(module: nn.Module) -> None:
+    "Over the processes, as those of the student are. With one process nothing is done."
+    gradients = [p.grad for p in module.parameters() if p.grad is not None]
+    if gradients and process_count() > 1:
+        for gradient, total in zip(gradients, sum_over_processes(*gradients), strict=True):
+            gradient.copy_(total / process_count())
 
 # %% ../nbs/runtime/optimisation.ipynb #786b4295
 class StudentUpdate(Update):
@@ -118,9 +135,10 @@ class StudentUpdate(Update):
         accelerator: Any,
         # the student, if all processes are to have the BatchNorm statistics of the first
         share: nn.Module | None = None,
+        discriminator: nn.Module | None = None,  # of L_adv, which Accelerate does not know
     ):
         super().__init__(optimizer)
-        self.accelerator, self.share = accelerator, share
+        self.accelerator, self.share, self.discriminator = accelerator, share, discriminator
         self.begin(0, 1)
 
     def begin(
@@ -153,6 +171,8 @@ class StudentUpdate(Update):
         self.part += 1
         if self.part < self.parts:
             return None
+        if self.discriminator is not None:
+            average_gradients(self.discriminator)
         self.bad = self._move()
         self.optimizer.zero_grad()
         if self.share is not None:  # each process has statistics of its own; the teachers follow those of the first

@@ -115,7 +115,8 @@ def try_step(
     n, fewer = math.prod(size), math.prod(smaller)
     at_zero = lambda large, small: large - (large - small) / max(1, n - fewer) * n  # noqa: E731
     constant = lambda large, small: min(small, large, max(0, at_zero(large, small)))  # noqa: E731
-    return Trial(seconds, saved, round(constant(saved, less)), constant(seconds, first), size, labelled + unlabelled)
+    images = labelled + config.views * unlabelled
+    return Trial(seconds, saved, round(constant(saved, less)), constant(seconds, first), size, images)
 
 # %% ../nbs/runtime/planning.ipynb #257dfb16
 def _random_batch(
@@ -221,7 +222,7 @@ def step_share(
     processes: int = 1,  # devices that share the batch
 ) -> float:  # images that one device's student sees at a time
     "Images of a device's share of the batch."
-    return (config.source_batch + config.target_batch + config.unlabelled_batch) / processes
+    return (config.source_batch + config.target_batch + config.views * config.unlabelled_batch) / processes
 
 # %% ../nbs/runtime/planning.ipynb #75329843
 def memory_plan(

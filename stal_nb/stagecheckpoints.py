@@ -55,8 +55,8 @@ class StageCheckpoints:
                         for name in ("source", "target")}
         except Exception:  # whatever is wrong with it, `load_checkpoint` says it
             rows = {"source": 0, "target": 0}
-        state = TrainingState(replace(self.config, weights=None), self.data.label_space.num_classes, rows["source"],
-                              rows["target"])
+        config = replace(self.config, weights=None, lambda_adversarial=0.0)  # no stage hands its discriminator on
+        state = TrainingState(config, self.data.label_space.num_classes, rows["source"], rows["target"])
         load_checkpoint(file, state)
         if self.config.channels_last:  # as they were while training: another layout rounds differently
             state.student.to(memory_format=torch.channels_last)

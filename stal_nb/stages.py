@@ -422,6 +422,7 @@ def fit_and_measure(
     metrics = {"miou": None, "iou": {}} if without else measure(run, state, name)
     if processes.is_main_process:
         write_csv(folder / "training.csv", trainer.log)
+        state.discriminator = None  # of this stage alone, as the optimiser is
         save_checkpoint(run.layout.checkpoint(stage), state, stage=number, steps=num_steps)
         metrics |= {"steps": num_steps, "seconds": round(before + time.perf_counter() - started, 1)}
         atomic_write_json(folder / "metrics.json", metrics)
@@ -437,8 +438,9 @@ def train_source(run: RunParts) -> None:
     if run.config.source == "none":
         fit_and_measure(run, "source", "networks", run.checkpoints.new(), run.config, 0, source=run.data.source)
         return
-    config = replace(run.config, lambda_u=0.0, lambda_c=0.0, copy_paste_probability=0.0, target_batch=0,
-                     unlabelled_batch=0, source_batch=run.config.source_batch + run.config.target_batch)
+    config = replace(run.config, lambda_u=0.0, lambda_c=0.0, lambda_entropy=0.0, lambda_adversarial=0.0,
+                     copy_paste_probability=0.0, target_batch=0, unlabelled_batch=0,
+                     source_batch=run.config.source_batch + run.config.target_batch)
     images = stage_images(run, "source", StageImages(run.data.source.ids, run.data.target.ids, [], []))
     state = run.checkpoints.new(len(images.source), len(images.target))
     fit_and_measure(run, "source", "source only", state, config, config.source_steps,

@@ -90,9 +90,14 @@ class Batches:
             iterator._shutdown_workers()
 
 # %% ../nbs/runtime/trainer.ipynb #b9dc603b
-def kinds_of(batch: dict[str, Tensor]) -> tuple[int, int, int]:
-    "Source, labelled target and unlabelled images of a batch; the partners of CutMix do not count."
-    return len(batch["source_index"]), len(batch["labelled_index"]), len(batch.get("unlabelled_index", ())) // 2
+def kinds_of(
+    batch: dict[str, Tensor],
+    views: int = 1,  # V, mixed views of an unlabelled image
+) -> tuple[int, ...]:
+    """Images that the student sees, by kind: source, labelled target, and each view of the unlabelled ones. The
+    partners of CutMix do not count."""
+    unlabelled = len(batch.get("unlabelled_index", ())) // 2
+    return len(batch["source_index"]), len(batch["labelled_index"]), *[unlabelled] * views
 
 # %% ../nbs/runtime/trainer.ipynb #f8dd4c70
 class StepRunner:
@@ -125,11 +130,12 @@ class StepRunner:
         self.several, self.is_main = self.accelerator.num_processes > 1, self.accelerator.is_main_process
         self.device = self.accelerator.device if self.several else resolve_device(config.device)
         self.state = state.to(self.device)
+        self.state.new_discriminator(config)
         self.student, self.optimizer = self._prepare()
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         own_statistics = self.several and not config.sync_batchnorm
         share = self.state.student if own_statistics else None
-        self.update = StudentUpdate(self.optimizer, self.accelerator, share)
+        self.update = StudentUpdate(self.optimizer, self.accelerator, share, self.state.discriminator)
         self.loader = StepLoader(
             config, label_space.num_classes, source, target, WithoutLabels(target) if target is not None else None,
             process_index=self.accelerator.process_index, process_count=self.accelerator.num_processes)
@@ -146,7 +152,7 @@ class StepRunner:
         if self.config.channels_last:
             student.to(memory_format=torch.channels_last)
             teacher.to(memory_format=torch.channels_last)
-        optimizer = make_optimizer(student, self.config, self.device)
+        optimizer = make_optimizer(student, self.config, self.device, self.state.discriminator)
         called = self.accelerator.prepare_model(as_called(student, self.config), device_placement=False)
         return called, self.accelerator.prepare_optimizer(optimizer, device_placement=False)
 
@@ -171,8 +177,8 @@ class StepRunner:
     def images_per_step(self) -> int:
         "Images that the student sees in a step, over all processes and micro-batches."
         config, pools = self.config, (len(self.state.source_table.present), len(self.labelled), len(self.unlabelled))
-        sizes = zip((config.source_batch, config.target_batch, config.unlabelled_batch), pools, strict=True)
-        return config.accumulate * sum(size for size, pool in sizes if pool)
+        sizes = config.source_batch, config.target_batch, config.views * config.unlabelled_batch
+        return config.accumulate * sum(size for size, pool in zip(sizes, pools, strict=True) if pool)
 
     def one_step(
         self,
@@ -194,7 +200,7 @@ class StepRunner:
         for k, part in enumerate(micro):
             self._seed(k)
             exchange = nullcontext() if update.last else self.accelerator.no_sync(self.student)
-            with exchange, self.accelerator.autocast(), joint_batch(*kinds_of(part)):
+            with exchange, self.accelerator.autocast(), joint_batch(*kinds_of(part, config.views)):
                 _, terms = training_step(self.state, part, config, progress, self.generator, update, self.student)
             found.append(torch.stack([value.detach().float() for value in terms.values()]))
         if undo is not None:

@@ -15,7 +15,7 @@ ORDER = """
     runtime.errors runtime.files runtime.distributed runtime.ops runtime.devices runtime.signals runtime.images runtime.listing
     runtime.checkpoints runtime.batchnorm
     statistics labels masks annotation_formats annotation_files canvas drawing scenes classes label_files data splits readers augmentation inspection
-    metrics backbones models losses banks contrast mixing
+    metrics backbones models losses banks contrast mixing related
     uncertainty calibration temperature coverage selection query_check label_versions store formats annotation foldernames folders combine pool
     datasets settings config_file config class_check sampling step probe optimisation badsteps traininglog evaluation trainer scored scoring features
     layout places budget planning status poolstate stagecheckpoints stages run survey new_project prediction exchange onnx_export

@@ -402,6 +402,7 @@ CASES = {
     "no contrast": replace(CONFIG, lambda_c=0.0),
     "no labels": replace(CONFIG, lambda_s=0.0),
     "source alone": replace(CONFIG, target_batch=0, unlabelled_batch=0),
+    "related work": replace(CONFIG, two_strong_views=True, confidence_threshold=0.06, lambda_entropy=0.1, lambda_adversarial=0.1, translation="colour"),
 }
 
 
