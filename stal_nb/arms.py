@@ -85,7 +85,7 @@ FROM_THE_FIRST_ROUND = frozenset((
     # terms and views of unlabelled images
     "lambda_u", "lambda_c", "unlabelled_batch", "drop_percent", "gamma", "class_rate", "strong_views", "keep_unsure",
     "cutmix_probability", "target_scale", "two_strong_views", "confidence_threshold", "lambda_entropy",
-    "lambda_adversarial", "translation", "fourier_beta",
+    "lambda_adversarial", "translation", "fourier_beta", "teacher_window",
     # contrast
     "num_anchors", "num_negatives", "temperature", "anchor_threshold", "low_rank", "high_rank",
     "reliable_percentile", "unreliable_percentile", "bank_push", "released_negatives",

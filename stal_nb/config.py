@@ -59,7 +59,7 @@ class TrainingConfig:
     weight_decay: float = bounded(1e-4, minimum=0)  # L2 penalty
     poly_power: float = bounded(0.9, minimum=0)  # lr(t) = lr (1 - t/T)^power
     teacher_decay: float = bounded(0.99, minimum=0, maximum=1)  # upper bound of the EMA decay
-    # how far the teacher looks back below that bound, as a share of the stage's steps so far; 1 is the paper's
+    # how far the teacher looks back below that bound in a round, as a share of its steps so far; 1 is the paper's
     teacher_window: float = bounded(1.0, minimum=0, maximum=1)
     # terms
     lambda_s: float = bounded(1.0, minimum=0)  # weight of L_s; 0 turns the term off
@@ -407,7 +407,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "folder": dict(
         data="folder", backbone="tf_efficientnet_lite0", aspp_channels=64, embedding_dim=64, image_size=(240, 320),
         crop_size=(240, 320), source_scale=(0.6, 1.2), target_scale=(0.5, 1.0), source_images=2000, annotator="person",
-        first_strategy="word_coverage", strategy="frozen_k_center",
+        first_strategy="word_coverage", strategy="frozen_k_center", teacher_window=0.2,
         source_batch=3, target_batch=3, unlabelled_batch=4, lr=0.01, num_negatives=64, bank_capacity=2000, bank_push=64,
         confidence_momentum=0.97, class_rate=False, lambda_u=0.2, drop_percent=50.0, source_steps=400,
         round_steps=(300, 300), budgets=(10, 50), checkpoint_every=100),

@@ -439,7 +439,7 @@ def train_source(run: RunParts) -> None:
         fit_and_measure(run, "source", "networks", run.checkpoints.new(), run.config, 0, source=run.data.source)
         return
     config = replace(run.config, lambda_u=0.0, lambda_c=0.0, lambda_entropy=0.0, lambda_adversarial=0.0,
-                     copy_paste_probability=0.0, target_batch=0, unlabelled_batch=0,
+                     copy_paste_probability=0.0, target_batch=0, unlabelled_batch=0, teacher_window=1.0,
                      source_batch=run.config.source_batch + run.config.target_batch)
     images = stage_images(run, "source", StageImages(run.data.source.ids, run.data.target.ids, [], []))
     state = run.checkpoints.new(len(images.source), len(images.target))

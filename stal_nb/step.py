@@ -38,7 +38,7 @@ class TrainingState(nn.Module):
     def __init__(self, config: TrainingConfig, num_classes: int, num_source: int, num_target: int):
         super().__init__()
         self.student = build_model(config, num_classes)
-        self.teacher = EMATeacher(self.student, decay=config.teacher_decay, window=config.teacher_window)
+        self.teacher = EMATeacher(self.student, decay=config.teacher_decay)  # its window is a stage's
         # int or one number a class
         self.memory = ClassMemoryBank(num_classes, config.embedding_dim, config.bank_capacity)
         self.confidence = ConfidenceBank(num_classes, momentum=config.confidence_momentum)
