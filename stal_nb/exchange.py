@@ -265,7 +265,7 @@ def waited_words(run: Run) -> str:
                 f"now: all labels are there; continue with: stal_nb resume {run.path}")
     return ""
 
-
+# %% ../nbs/runtime/exchange.ipynb #6d7a52ad
 def uncounted_words(
     run: Run,
     limit: int = 5,  # files that are named

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGE_FOLDERS', 'LABEL_FOLDERS', 'PREDICTION_FOLDERS', 'PARTS', 'PLAIN', 'LABEL_ENDINGS', 'IMAGE_ENDINGS',
-           'OTHER_ENDINGS', 'LABEL_SUFFIXES', 'PROGRAMS', 'name_of', 'role_of', 'cut_ending', 'looks_like_labels',
+           'OTHER_ENDINGS', 'LABEL_SUFFIXES', 'PROGRAMS', 'role_of', 'name_of', 'cut_ending', 'looks_like_labels',
            'annotation_kind', 'not_images']
 
 # %% ../nbs/runtime/foldernames.ipynb #e62666ad
@@ -33,15 +33,6 @@ PREDICTION_FOLDERS = {"predictions", "prediction", "predicted", "preds", "pred",
 PARTS = {"train": ("training", "train"), "val": ("validation", "valid", "val"), "test": ("testing", "test")}
 
 
-PLAIN = {"", "images", "target", "data", *(name for names in PARTS.values() for name in names)}  # names that say little
-
-
-def name_of(root: str | Path) -> str:
-    "What a run is called: as its folder, or, where that is `train` or `images`, as the one that holds it."
-    named = [part for part in reversed(Path(root).absolute().parts) if re.sub("[^a-z]", "", part.lower()) not in PLAIN]
-    return named[0] if named and named[0] != Path(root).anchor else "camera"
-
-
 @cache
 def role_of(
     name: str,  # of a folder
@@ -63,6 +54,15 @@ def role_of(
                 return found[0], part
     first = re.split("[^a-z0-9]+", name.lower())[0]
     return ("labels", "") if first in LABEL_FOLDERS else ("", "")
+
+# %% ../nbs/runtime/foldernames.ipynb #aafef19c
+PLAIN = {"", "images", "target", "data", *(name for names in PARTS.values() for name in names)}  # names that say little
+
+
+def name_of(root: str | Path) -> str:
+    "What a run is called: as its folder, or, where that is `train` or `images`, as the one that holds it."
+    named = [part for part in reversed(Path(root).absolute().parts) if re.sub("[^a-z]", "", part.lower()) not in PLAIN]
+    return named[0] if named and named[0] != Path(root).anchor else "camera"
 
 # %% ../nbs/runtime/foldernames.ipynb #f953a877
 LABEL_ENDINGS = ("_mask", "_masks", "_label", "_labels", "_gt", "_seg", "_segmentation", "_annotation", "_anno", "_lbl",
@@ -126,7 +126,7 @@ def _from_both_ends(file: Path) -> str:
         return "labelme"
     return "COCO" if has("categories") and (has("annotations") or has("images")) else ""
 
-
+# %% ../nbs/runtime/foldernames.ipynb #22d8253e
 @lru_cache(100_000)
 def _kind(file: Path, size: int, time: int) -> str:
     seen = _from_both_ends(file)

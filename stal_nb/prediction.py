@@ -153,7 +153,7 @@ def _no_images(folder: Path) -> str:
     some = [file for file in walk_files(folder) if file.suffix.lower() in IMAGE_SUFFIXES][:3]
     return "labels, by its name and by its few values" if some and all(map(looks_like_labels, some)) else ""
 
-
+# %% ../nbs/runtime/prediction.ipynb #bc2fbbbf
 def _images_below(folder: Path, out: Path, skipped: list[Skipped]) -> dict[str, Path]:
     "The images of a folder by id; label files beside them are left out."
     found: dict[str, list[Path]] = {}
@@ -169,7 +169,7 @@ def _images_below(folder: Path, out: Path, skipped: list[Skipped]) -> dict[str, 
         found[id] = [file for file in files if file not in labels]
     return _once((id, file) for id, files in found.items() for file in files)
 
-
+# %% ../nbs/runtime/prediction.ipynb #7a227adc
 def _below(folder: Path, out: Path, skipped: list[Skipped]) -> tuple[dict[str, Path], dict[str, Path]]:
     "Images and videos of a folder by id, without those in the folder for the results."
     inside = os.path.realpath(out)
@@ -179,11 +179,12 @@ def _below(folder: Path, out: Path, skipped: list[Skipped]) -> tuple[dict[str, P
     images = _images_below(folder, out, passed)
     passed = [(file, reason) for file, reason in passed if not _is_video(file)]
     if not images and not videos:
-        raise DataError(f"{folder}: found no image and no video (but {len(passed)} other files and folders), expected one")
+        raise DataError(f"{folder}: found no image and no video (but {len(passed)} other files and folders), "
+                        "expected one")
     skipped += passed
     return images, videos
 
-
+# %% ../nbs/runtime/prediction.ipynb #f8a62fc6
 def _of_pattern(pattern: str) -> dict[str, Path]:
     "The files that a pattern with stars names, by id."
     parts = Path(pattern).parts
@@ -427,17 +428,15 @@ def predict(
     out, config = Path(out), run.config
     if every < 1:
         raise ConfigError(f"every: found {every}, expected 1 or more")
-    skipped: list[Skipped] = []
-    images, videos = find_pictures(inputs, out, skipped)
+    images, videos = find_pictures(inputs, out, skipped := [])
     network = trained_network(run, stage)
     looks = {name: getattr(config, name) for name in ("eval_size", "eval_scales", "eval_flip", "eval_window")}
     looks |= {"image_range": config.image_range} if config.image_range else {}
     predictions = Predictions(out, network, looks)
     predictions.begin([*images, *(f"{id}/0" for id in videos)])
     _check_apart({**images, **videos}, predictions)
-    ids, broken, new = [], [], 0
+    ids, broken, new, total = [], [], 0, count_pictures(images, videos, every)
     try:
-        total = count_pictures(images, videos, every)
         pictures = pictures_of(images, videos, every, config.image_range)
         for picture in tqdm(pictures, "predicting", total, disable=not bar, unit="image"):
             ids.append(picture.id)

@@ -119,11 +119,11 @@ def given_datasets(
         for one in dataset.values() if isinstance(dataset, Mapping) else [dataset]:
             missing = [name for name in ("label_space", "ids", "groups", "__len__") if not hasattr(one, name)]
             if missing:
-                raise DataError(f"{role}: found a {type(one).__name__} without {', '.join(missing)}, expected a map-style "
-                                "data set of `Sample` that says its label_space, the ids and the groups of its images")
+                raise DataError(f"{role}: found a {type(one).__name__} without {', '.join(missing)}, expected a data "
+                                "set of `Sample` that says its label_space, the ids and the groups of its images")
     return given
 
-
+# %% ../nbs/13_run.ipynb #3a121598
 def is_foreign(
     path: Path,  # of a run that is to be created
 ) -> bool:
