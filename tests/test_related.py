@@ -3,6 +3,7 @@ import inspect
 import math
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,10 @@ from test_training import SIZE, SMALL, load, new_state, one
 from stal_nb import related, step
 from stal_nb.augmentation import PADDING_COLOUR
 from stal_nb.config import Config, TrainingConfig
+from stal_nb.experiments import Experiment
 from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.losses import pixel_cross_entropy, pseudo_labels, unsupervised_loss
+from stal_nb.planning import step_share
 from stal_nb.related import (
     FAMILIES,
     DomainDiscriminator,
@@ -374,6 +377,17 @@ def test_the_defaults_are_the_method():
     config = TrainingConfig()
     assert (config.lambda_entropy, config.lambda_adversarial, config.confidence_threshold, config.translation, config.views) == (0, 0, 0, "none", 1)
     assert FAMILIES["STAL"] == {} and all(Config.preset("demo", **settings) for settings in FAMILIES.values())
+
+
+def test_the_experiment_has_an_arm_for_each_family():
+    experiment = Experiment.read(Path(__file__).parent.parent / "experiments" / "related_scenes.toml")
+    arms = {arm.name: arm for arm in experiment.arms}
+    assert {name: dict(arms[name].changes) for name in FAMILIES} == FAMILIES
+    assert {sum(c.round_steps) + c.source_steps for c in (task.config for task in experiment.tasks() if task.arm)} == {450}
+
+
+def test_a_plan_counts_the_second_view():
+    assert [step_share(replace(SMALL, two_strong_views=two)) for two in (False, True)] == [4, 6]
 
 
 def test_the_state_can_be_moved_and_copied():
