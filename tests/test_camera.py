@@ -15,7 +15,7 @@ from stal_nb.run import Run
 from stal_nb.runtime.images import read_image
 
 TINY = [f"--set={name}={value}" for name, value in dict(
-    backbone="mobilenet_v3_small", weights="null", aspp_channels=16, embedding_dim=8, crop_size="48,64", source_batch=1, target_batch=1,
+    backbone="timm/test_efficientnet", weights="null", aspp_channels=16, embedding_dim=8, crop_size="48,64", source_batch=1, target_batch=1,
     unlabelled_batch=1, source_steps=1, round_steps="1,1", num_anchors=8, num_negatives=8, bank_capacity=64, bank_push=8,
     eval_student="false").items()]
 

@@ -26,7 +26,7 @@ from stal_nb.store import LabelStore
 FIRE = {"classes": [{"name": "background", "value": 0}, {"name": "smoke", "value": [1, 3], "colour": [200, 200, 200]},
                     {"name": "fire", "value": 2, "colour": "#ff4000"}], "ignore": [255], "background": "background"}
 COLOURED = {"classes": [{"name": "black", "colour": [0, 0, 0]}, {"name": "house", "colour": [[128, 0, 0], "#000080"]}], "ignore": [[9, 9, 9]]}
-SMALL = dict(backbone="mobilenet_v3_small", weights=None, aspp_channels=16, embedding_dim=8, crop_size=[32, 32], source_batch=2, target_batch=1,
+SMALL = dict(backbone="timm/test_efficientnet", weights=None, aspp_channels=16, embedding_dim=8, crop_size=[32, 32], source_batch=2, target_batch=1,
              unlabelled_batch=1, source_steps=2, round_steps=[2], budgets=[2], num_anchors=4, num_negatives=4, bank_capacity=16, bank_push=4,
              annotator="oracle", eval_student=False)
 

@@ -30,6 +30,7 @@ from stal_nb.labels import CITYSCAPES
 from stal_nb.run import Run
 from stal_nb.runtime.errors import AwaitingLabels, ConfigError, StalError, StoreError
 from tiny import TINY, tiny
+from together import Command
 
 CLASSES = CITYSCAPES.classes
 
@@ -477,10 +478,6 @@ class Board:
         raise AssertionError(f"{self.state} at {self.step}, expected {states}: {self.root.inner_text()}")
 
 
-def on_the_command_line(folder, *words, **options):
-    return subprocess.Popen([sys.executable, "-m", "stal_nb", *words, "--no-bar"], cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
-
-
 @pytest.mark.slow
 def test_a_person_starts_pauses_and_resumes_in_jupyterlab(tmp_path, new_page, jupyterlab):
     "A run of the notebook goes on in the shell, one of the shell in the notebook; the kernel is free meanwhile."
@@ -507,7 +504,7 @@ def test_a_person_starts_pauses_and_resumes_in_jupyterlab(tmp_path, new_page, ju
             assert before <= here.step < 60 and not (desk / "here/source/metrics.json").exists()
             assert here.step == saved_step(desk / "here/source")
 
-            shell = on_the_command_line(desk, "resume", "here")  # begun in the notebook, continued in the shell
+            shell = Command("resume", "here", "--no-bar", told=tmp_path / "told", folder=desk)  # begun in the notebook, continued in the shell
             here.wait("running", step=here.step + 1, seconds=60)
             assert shell.poll() is None
             here.wait("complete")
@@ -519,7 +516,7 @@ def test_a_person_starts_pauses_and_resumes_in_jupyterlab(tmp_path, new_page, ju
             assert here.root.locator(".stal-shots img").count() == 4 and "Round 1 queried 2 of 9" in shown  # two images and their maps
 
             words = [f"--set={key}={json.dumps(value)}" for key, value in {**TINY, **LONGER}.items()]
-            shell = on_the_command_line(desk, "run", "--out", "shell", *words)  # begun in the shell, continued in the notebook
+            shell = Command("run", "--out", "shell", *words, "--no-bar", told=tmp_path / "told", folder=desk)  # begun in the shell, continued in the notebook
             while not (desk / "shell/config.json").exists():
                 assert shell.poll() is None
                 time.sleep(0.1)

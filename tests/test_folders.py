@@ -289,7 +289,7 @@ def test_an_oracle_is_asked_for_what_it_has(tmp_path):
     pairs(tmp_path / "data", "images/{}.jpg", "labels/{}.png", 5)
     for k in (1, 3):
         (tmp_path / f"data/labels/{k}.png").unlink()
-    tiny = dict(backbone="mobilenet_v3_small", weights=None, aspp_channels=16, embedding_dim=8, crop_size=(32, 32), image_size=(32, 32), device="cpu")
+    tiny = dict(backbone="timm/test_efficientnet", weights=None, aspp_channels=16, embedding_dim=8, crop_size=(32, 32), image_size=(32, 32), device="cpu")
     config = Config.preset("folder", data_root=tmp_path / "data", annotator="oracle", source_images=2, source_steps=0, round_steps=(0,), budgets=(1.0,),
                            **tiny)
     run = Run.create(config, tmp_path / "run")

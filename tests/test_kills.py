@@ -20,7 +20,7 @@ from stal_nb.runtime.errors import AwaitingLabels, StoreError
 from stal_nb.status import RunStatus
 from stal_nb.trainer import Trainer
 from tiny import TINY, tiny
-from together import forkserver, start
+from together import Command, forkserver, start
 
 pytestmark = pytest.mark.slow
 
@@ -56,10 +56,13 @@ def processes():
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory, processes):
     run = Run.create(tiny(), tmp_path_factory.mktemp("runs") / "unbroken")
+    begun = time.monotonic()
     process = start(processes, finish, run.path)
     process.join(300)
     assert process.exitcode == 0
-    return Run.open(run.path)
+    finished = Run.open(run.path)
+    finished.took = time.monotonic() - begun
+    return finished
 
 
 def test_a_run_killed_at_random_instants_ends_as_one_that_never_was(unbroken, tmp_path, processes):
@@ -71,7 +74,7 @@ def test_a_run_killed_at_random_instants_ends_as_one_that_never_was(unbroken, tm
         stages, acquired = [], set()
         while run.stage is not None:
             process = start(processes, finish, run.path)
-            process.join(rng.uniform(0.3, 2.0) * (1 + len(stages) % 3))
+            process.join(rng.uniform(0.1, 0.5) * (1 + len(stages) % 3) * unbroken.took)  # one of three has time for at least a stage
             if process.is_alive():
                 os.kill(process.pid, signal.SIGKILL)
                 kills += 1
@@ -171,9 +174,8 @@ def test_long_looks_at_images_give_signs_of_life(unbroken, tmp_path, monkeypatch
 
 def test_a_run_of_the_command_line_opens_in_a_notebook_and_the_reverse(unbroken, tmp_path):
     settings = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
-    command = [sys.executable, "-m", "stal_nb", "run", "--out", str(tmp_path / "run"), "--no-bar", *settings]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr
+    command = Command("run", "--out", tmp_path / "run", "--no-bar", *settings, told=tmp_path / "told")
+    assert command.wait() == 0, command.said
     opened = Run.open(tmp_path / "run")
     assert opened.stage is None and queries(opened) == queries(unbroken) and same(weights(opened), weights(unbroken))
     half = Run.create(replace(tiny(), name="demo"), tmp_path / "half")

@@ -22,7 +22,7 @@ from stal_nb.survey import count_codes, read_codes, same_pictures, survey_images
 from tiny import TINY, tiny
 
 SMALL = [f"--set={name}={value}" for name, value in dict(
-    backbone="mobilenet_v3_small", weights="null", aspp_channels=16, embedding_dim=8, crop_size="64,64", source_batch=1, target_batch=1,
+    backbone="timm/test_efficientnet", weights="null", aspp_channels=16, embedding_dim=8, crop_size="64,64", source_batch=1, target_batch=1,
     unlabelled_batch=1, source_steps=2, round_steps="2,1", num_anchors=8, num_negatives=8, bank_capacity=64, bank_push=8, eval_student="false").items()]
 
 

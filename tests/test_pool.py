@@ -1,10 +1,14 @@
 """A pool that lives: images come, go, break and are replaced while a run waits, and the run's state stays with its image."""
+import builtins
+import io
 import json
+import locale
 import os
 import shutil
 import subprocess
 import sys
 import unicodedata
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,6 +25,7 @@ from stal_nb.runtime.errors import BudgetError, DataError, LabelError, StoreErro
 from stal_nb.scenes import SceneDataset
 from stal_nb.stages import awaited_labels
 from tiny import TINY
+from together import Command
 
 SHORT = {**TINY, "source_steps": 1, "round_steps": (2, 1), "budgets": (2, 4), "source_images": 4, "checkpoint_every": 1, "eval_student": False}
 FOLDER = {**SHORT, "data": "folder", "label_space": "cityscapes", "source": "scenes"}
@@ -387,6 +392,22 @@ def test_damaged_lists_and_ids_given_twice(tmp_path):
 NAMES = ["거리/한국1", "거리/한국2", "größe/straße1", "größe/straße2", "Üb/é", "plain"]
 
 
+def korean_windows():
+    "From now on, text files that the package opens without saying their encoding are in that of Korea."
+    opened, read = io.open, Path.read_text
+    locale.getpreferredencoding = lambda *_: "cp949"
+    locale.getencoding = lambda: "cp949"
+    sys.stdout.reconfigure(encoding="cp949")
+
+    def open_(file, mode="r", buffering=-1, encoding=None, *more, **options):
+        if "b" not in mode and encoding in (None, "locale") and "stal_nb" in sys._getframe(1).f_globals.get("__name__", ""):
+            encoding = "cp949"
+        return opened(file, mode, buffering, encoding, *more, **options)
+
+    builtins.open = io.open = open_
+    Path.read_text = lambda self, encoding=None, errors=None: read(self, encoding or "cp949", errors)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", ["C", "cp949"])
 def test_the_loop_on_a_system_of_another_encoding(tmp_path, encoding):
@@ -397,21 +418,12 @@ def test_the_loop_on_a_system_of_another_encoding(tmp_path, encoding):
     arguments = ["run", "--out", str(tmp_path / "läuft"), "--root", str(root), "--set=data=folder", "--set=weights=null", "--set=annotator=oracle",
                  "--set=name=größer", f"--set=target_split={tmp_path / '목록.txt'}", *words, "--no-bar"]
     if encoding == "C":
-        command = [sys.executable, "-m", "stal_nb"]
         environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+        done = subprocess.run([sys.executable, "-m", "stal_nb", *arguments], capture_output=True, env=environment, timeout=300)
+        assert done.returncode == 0, (done.stdout + done.stderr).decode(errors="replace")[-2000:]
     else:
-        patch = ("import _locale, io, locale, sys; locale.getpreferredencoding = lambda *_: 'cp949'; locale.getencoding = lambda: 'cp949'; "
-                 "sys.stdout.reconfigure(encoding='cp949'); old = io.text_encoding; import builtins, pathlib; opened = io.open\n"
-                 "def open_(file, mode='r', buffering=-1, encoding=None, *a, **k):\n"
-                 "    if 'b' not in mode and encoding in (None, 'locale') and 'stal_nb' in sys._getframe(1).f_globals.get('__name__', ''): encoding = 'cp949'\n"
-                 "    return opened(file, mode, buffering, encoding, *a, **k)\n"
-                 "builtins.open = io.open = open_\n"
-                 "read = pathlib.Path.read_text\n"
-                 "pathlib.Path.read_text = lambda self, encoding=None, errors=None: read(self, encoding or 'cp949', errors)\n"
-                 "from stal_nb.cli import main; sys.exit(main())")
-        command, environment = [sys.executable, "-c", patch], {**os.environ, "PYTHONUTF8": "0"}
-    done = subprocess.run([*command, *arguments], capture_output=True, env=environment, timeout=300)
-    assert done.returncode == 0, (done.stdout + done.stderr).decode(errors="replace")[-2000:]
+        command = Command(*arguments, told=tmp_path / "told", before=korean_windows)
+        assert command.wait() == 0, command.told.read_bytes().decode(errors="replace")[-2000:]
     run = Run.open(tmp_path / "läuft")
     assert run.config.name == "größer" and run.stage is None and set(run.store.ids()) <= set(NAMES) and len(run.store.ids()) == 4
     rows = (tmp_path / "läuft/rounds/00/scores.csv").read_text(encoding="utf-8")

@@ -55,7 +55,7 @@ pytestmark = pytest.mark.slow
 
 SIZE = (32, 64)
 CONFIG = TrainingConfig(
-    backbone="mobilenet_v3_small", weights=None, aspp_channels=16, embedding_dim=8, crop_size=SIZE, source_batch=2, target_batch=2, unlabelled_batch=2,
+    backbone="timm/test_efficientnet", weights=None, aspp_channels=16, embedding_dim=8, crop_size=SIZE, source_batch=2, target_batch=2, unlabelled_batch=2,
     bank_capacity=40, bank_push=8, num_anchors=6, num_negatives=7, anchor_threshold=0.1, lambda_c=0.5, copy_paste_probability=0.7, plan_every=2,
     consistency_on_labelled=True, confidence_momentum=0.5, device="cpu")
 

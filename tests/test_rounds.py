@@ -10,6 +10,7 @@ import time
 import tracemalloc
 import weakref
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,6 +41,7 @@ from stal_nb.step import build_model
 from stal_nb.trainer import Trainer
 from stal_nb.uncertainty import MEASURES, dropout_passes, entropy
 from tiny import TINY, tiny
+from together import Command, spawn
 
 SETTINGS = [f"--set={key}={json.dumps(value)}" for key, value in TINY.items()]
 
@@ -275,14 +277,11 @@ def test_command_line_runs_reports_and_repeats(tmp_path):
 
 @pytest.mark.slow
 def test_command_line_stopped_by_ctrl_c_says_how_to_continue(tmp_path):
-    process = subprocess.Popen(
-        [sys.executable, "-m", "stal_nb", "run", "--out", str(tmp_path / "run"), "--no-bar", *SETTINGS, "--set=round_steps=[400,3]"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: list((tmp_path / "run/rounds/00").glob("progress-*.safetensors")) or process.poll() is not None, 120)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "stal_nb resume" in errors and "Traceback" not in errors
+    command = Command("run", "--out", tmp_path / "run", "--no-bar", *SETTINGS, "--set=round_steps=[400,3]", told=tmp_path / "told")
+    wait_for(lambda: list((tmp_path / "run/rounds/00").glob("progress-*.safetensors")) or command.poll() is not None, 120)
+    os.kill(command.pid, signal.SIGINT)
+    assert command.wait(60) == 130, command.said
+    assert "stal_nb resume" in command.said and "Traceback" not in command.said
     assert Run.open(tmp_path / "run").stage == "round 0: train"
 
 
@@ -625,46 +624,24 @@ def test_a_device_that_is_not_there_is_named(tmp_path, device):
         Run.create(tiny(device=device), tmp_path / "run")
 
 
-TWO = """
-import os, pathlib, sys, torch
-sys.path.insert(0, {tests!r})
-from test_rounds import Pictures
-from tiny import tiny
-from stal_nb.scoring import Scoring, score_pool
-from stal_nb.step import build_model
-torch.manual_seed(0)
-pictures = Pictures(9)
-scored = score_pool({folder!r}, build_model(tiny(), 19).eval(), pictures, range(9), Scoring(frozenset(), batch_size=2), bar=False)
-pathlib.Path({told!r}, os.environ["RANK"]).write_text(f"read {{len(pictures.read)}} rows {{len(scored.rows)}}")
-"""
+def one_of_two(rank, folder, port):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
+                      ACCELERATE_USE_CPU="true")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    pictures = Pictures(9)
+    scored = score_pool(f"{folder}/scored", build_model(tiny(), 19).eval(), pictures, range(9), Scoring(frozenset(), batch_size=2), bar=False)
+    Path(folder, f"told-{rank}").write_text(f"read {len(pictures.read)} rows {len(scored.rows)}")
+    torch.distributed.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_processes_of_accelerate_score_one_pool(tmp_path):
-    script = tmp_path / "two.py"
-    told = tmp_path / "told"  # a file for each process: what two print at one moment may be interleaved
-    told.mkdir()
-    script.write_text(TWO.format(tests=os.path.dirname(os.path.abspath(__file__)), folder=str(tmp_path / "scored"), told=str(told)))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            "--nproc-per-node=2",
-            "--master-addr=127.0.0.1",
-            f"--master-port={port}",
-            str(script),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-    )
-    assert done.returncode == 0, done.stderr
-    assert sorted(f.read_text() for f in told.iterdir()) == ["read 4 rows 9", "read 5 rows 9"], done.stdout
+    spawn(one_of_two, str(tmp_path), port)
+    assert sorted(f.read_text() for f in tmp_path.glob("told-*")) == ["read 4 rows 9", "read 5 rows 9"]
     assert [f.name for f in (tmp_path / "scored").iterdir()] == ["scores.csv"]
 
 
