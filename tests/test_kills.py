@@ -50,7 +50,9 @@ def same(one, other):
 @pytest.fixture(scope="module")
 def processes():
     "Starts processes that have everything imported already."
-    return forkserver()
+    context = forkserver()
+    start(context, int).join(300)  # the first one waits for what all others have
+    return context
 
 
 @pytest.fixture(scope="module")
