@@ -31,7 +31,7 @@ FIRST = ("04_models", "13_run", "08_mixing", "10_selection", "calibration", "09_
          "20_full_rounds", "trainer", "stages")  # long ones; the first trains what others wait for
 
 PRELOADED = ("matplotlib.pyplot", "nbdev.test", "plotly.express", "torchvision", "timm", "pandas", "scipy.ndimage", "skimage.segmentation", "accelerate",
-             "anywidget", "torch.utils.tensorboard")  # what most notebooks import, some seconds each time
+             "anywidget", "torch.utils.tensorboard", "nbformat")  # what most notebooks import, some seconds each time; the last is for figures of plotly
 
 
 def workers() -> int:
