@@ -253,20 +253,26 @@ print(testing.test_notebooks([pathlib.Path(f) for f in {[str(f) for f in files]!
     assert "nbs/dies.ipynb  FAILED (exit status -9)" in done.stdout and "nbs/hangs.ipynb  FAILED (stopped after 10 s)" in done.stdout
 
 
-def test_figures_of_tested_notebooks_have_few_dots(monkeypatch):
-    "Also where the shell doubles them for sharp screens, as the one does that runs notebooks."
+def test_figures_of_tested_notebooks_have_few_dots_and_are_drawn_once(monkeypatch):
+    "Also where the shell doubles them for sharp screens and cuts their margins off, as the one does that runs notebooks."
     import io
 
     from IPython.core import pylabtools
+    from matplotlib.backend_bases import FigureCanvasBase
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from PIL import Image
 
-    figure = Figure(figsize=(2, 1), dpi=80)
-    figure.add_subplot()
-    monkeypatch.setattr(pylabtools, "print_figure", pylabtools.print_figure)  # as it was, in the end
-    for expected in ((320, 160), (60, 30)):
-        png, _ = pylabtools.retina_figure(figure, bbox_inches=None)
-        assert Image.open(io.BytesIO(png)).size == expected
+    figure, drawn = Figure(figsize=(2, 1), dpi=80), []
+    FigureCanvasAgg(figure)
+    figure.add_subplot().draw = lambda renderer: drawn.append(renderer)
+    for owner, name in ((pylabtools, "print_figure"), (FigureCanvasBase, "draw_idle")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # as it was, in the end
+    for options, size, times in (({"bbox_inches": None}, (320, 160), 2), ({"bbox_inches": "tight"}, (60, 30), 1)):
+        drawn.clear()
+        figure.canvas.draw_idle()  # what a cell's end asks for
+        png, _ = pylabtools.retina_figure(figure, **options)
+        assert Image.open(io.BytesIO(png)).size == size and len(drawn) == times
         testing.draw_coarsely()
 
 

@@ -31,7 +31,7 @@ FIRST = ("04_models", "13_run", "08_mixing", "10_selection", "calibration", "09_
          "20_full_rounds", "trainer", "stages")  # long ones; the first trains what others wait for
 
 PRELOADED = ("matplotlib.pyplot", "nbdev.test", "plotly.express", "torchvision", "timm", "pandas", "scipy.ndimage", "skimage.segmentation", "accelerate",
-             "anywidget", "torch.utils.tensorboard")  # what most notebooks import, some seconds each time
+             "anywidget", "torch.utils.tensorboard", "nbformat")  # what most notebooks import, some seconds each time; the last is for figures of plotly
 
 
 def workers() -> int:
@@ -58,14 +58,17 @@ def changed_notebooks() -> list[Path]:
 
 
 def draw_coarsely(dpi: int = 30) -> None:
-    """Figures that cells show are drawn at so few dots an inch, in this process.
+    """Figures that cells show are drawn once and at so few dots an inch, in this process.
 
-    Nobody looks at them while notebooks are tested, and drawing them as a reader sees them is a good part of the time. Every artist is still drawn; what a
-    cell saves itself (`savefig`) keeps its resolution."""
+    Nobody looks at them while notebooks are tested, and drawing them as a reader sees them is a good part of the time: matplotlib draws a figure when its
+    cell ends, again to find the margin that may be cut off, and then as it is shown. Every artist is still drawn; what a cell saves itself (`savefig`)
+    keeps its resolution."""
     from IPython.core import pylabtools
+    from matplotlib.backend_bases import FigureCanvasBase
 
-    show = pylabtools.print_figure
-    pylabtools.print_figure = lambda figure, *args, **options: show(figure, *args, **{**options, "dpi": dpi})  # IPython looks it up for each figure
+    show, coarse = pylabtools.print_figure, {"dpi": dpi, "bbox_inches": None}
+    pylabtools.print_figure = lambda figure, *args, **options: show(figure, *args, **{**options, **coarse})  # IPython looks it up for each figure
+    FigureCanvasBase.draw_idle = lambda canvas, *args, **options: None
 
 
 def run_notebook(notebook: Path, output: str) -> None:
