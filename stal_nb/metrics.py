@@ -194,7 +194,9 @@ def boundary_band(
     if radius < 1:
         raise ConfigError(f"radius: found {radius}, expected 1 or more")
     counted = labels != IGNORE
-    pool = lambda x: F.max_pool2d(x[:, None], 2 * radius + 1, stride=1, padding=radius)[:, 0]  # noqa: E731
+    row, column = (1, 2 * radius + 1), (2 * radius + 1, 1)  # the window's maximum is that of its rows' maxima
+    pool_rows = lambda x: F.max_pool2d(x[:, None], row, stride=1, padding=(0, radius))  # noqa: E731
+    pool = lambda x: F.max_pool2d(pool_rows(x), column, stride=1, padding=(radius, 0))[:, 0]  # noqa: E731
     ids = labels.float()  # ids up to 254 are exact
     largest = pool(ids.masked_fill(~counted, -1.0))
     smallest = -pool((-ids).masked_fill(~counted, -float(IGNORE)))
