@@ -123,7 +123,7 @@ def given_datasets(
                                 "set of `Sample` that says its label_space, the ids and the groups of its images")
     return given
 
-# %% ../nbs/13_run.ipynb #3a121598
+# %% ../nbs/13_run.ipynb #3a12159b
 def is_foreign(
     path: Path,  # of a run that is to be created
 ) -> bool:
