@@ -251,7 +251,7 @@ def odds_figure(
 def batch_figure(
     # method -> image, labels, mixed image, mixed labels and, for CutMix, boxes (B,4)
     batch: dict[str, tuple[Tensor, ...]],
-    width: float = 11.0,
+    width: float = 9.0,
 ) -> plt.Figure:
     """Four rows a method, an image in each column: before, its labels, after, its labels. White lines: the boxes that
     were cut."""
