@@ -1,4 +1,5 @@
 """The dashboard of a run: what it reads from the folder while somebody writes there, the process that it starts and pauses, and JupyterLab with it."""
+import contextlib
 import csv
 import json
 import math
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from browser import open_notebook, run_cell
@@ -435,7 +437,7 @@ def test_durations_and_plans_are_in_people_s_units():
 
 # -- JupyterLab ------------------------------------------------------------------------------------------------------------------------
 
-LONGER = {"source_steps": 60, "round_steps": [4, 3], "checkpoint_every": 20}
+LONGER = {"source_steps": 150, "round_steps": [4, 3], "checkpoint_every": 20}
 CELLS = ["""
 import sys
 sys.path.insert(0, {tests!r})
@@ -478,6 +480,17 @@ class Board:
         raise AssertionError(f"{self.state} at {self.step}, expected {states}: {self.root.inner_text()}")
 
 
+@contextlib.contextmanager
+def held(folder):
+    "The process of a run stands still while a person looks at the page, however fast it is."
+    process = psutil.Process(json.loads((folder / "status.json").read_text())["pid"])
+    process.suspend()
+    try:
+        yield
+    finally:
+        process.resume()
+
+
 @pytest.mark.slow
 def test_a_person_starts_pauses_and_resumes_in_jupyterlab(tmp_path, new_page, jupyterlab):
     "A run of the notebook goes on in the shell, one of the shell in the notebook; the kernel is free meanwhile."
@@ -493,15 +506,16 @@ def test_a_person_starts_pauses_and_resumes_in_jupyterlab(tmp_path, new_page, ju
 
             here.press("Start")
             here.wait("running", step=12)
-            page.wait_for_function("document.querySelectorAll('.stal-dash figure path[d]').length > 10")  # losses and sampling probabilities
-            before = here.step
-            run_cell(page, 1)
-            page.wait_for_function("document.querySelector('.jp-Notebook').textContent.includes('the kernel answers 42')", timeout=20_000)
-            assert here.state == "running" and "left in this stage" in here.root.inner_text()
-
-            here.press("Pause")
+            with held(desk / "here"):
+                page.wait_for_function("document.querySelectorAll('.stal-dash figure path[d]').length > 10")  # losses and sampling probabilities
+                before = here.step
+                run_cell(page, 1)
+                page.wait_for_function("document.querySelector('.jp-Notebook').textContent.includes('the kernel answers 42')", timeout=20_000)
+                assert here.state == "running" and "left in this stage" in here.root.inner_text()
+                here.press("Pause")
+                here.root.get_by_text("the step at work is finished").wait_for(timeout=20_000)
             here.wait("stopped", seconds=60)
-            assert before <= here.step < 60 and not (desk / "here/source/metrics.json").exists()
+            assert before <= here.step < LONGER["source_steps"] and not (desk / "here/source/metrics.json").exists()
             assert here.step == saved_step(desk / "here/source")
 
             shell = Command("resume", "here", "--no-bar", told=tmp_path / "told", folder=desk)  # begun in the notebook, continued in the shell
@@ -523,7 +537,9 @@ def test_a_person_starts_pauses_and_resumes_in_jupyterlab(tmp_path, new_page, ju
             run_cell(page, 2)
             there = Board(page, 2)
             there.wait("running", step=5, seconds=60)
-            there.press("Pause")
+            with held(desk / "shell"):
+                there.press("Pause")
+                there.root.get_by_text("the step at work is finished").wait_for(timeout=20_000)
             assert shell.wait(60) == 130
             there.wait("stopped", seconds=30)
             there.press("Resume")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import bootstrap, browser, docs, lock, testing
+from tools import bootstrap, browser, docs, execute, lock, testing
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -251,6 +251,38 @@ print(testing.test_notebooks([pathlib.Path(f) for f in {[str(f) for f in files]!
     assert sorted(ast.literal_eval(lines[-1])) == ["nbs/dies.ipynb", "nbs/hangs.ipynb", "nbs/wrong.ipynb"]
     assert any(line.endswith("s  nbs/good.ipynb") for line in lines) and "ZeroDivisionError" in done.stdout
     assert "nbs/dies.ipynb  FAILED (exit status -9)" in done.stdout and "nbs/hangs.ipynb  FAILED (stopped after 10 s)" in done.stdout
+
+
+@pytest.fixture
+def one_cell(tmp_path):
+    def make(source):
+        import nbformat
+
+        file = tmp_path / "one.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), file)
+        return file
+
+    return make
+
+
+@pytest.mark.slow
+def test_a_notebook_is_stored_with_its_outputs_or_not_at_all(one_cell):
+    execute.execute(file := one_cell("6 * 7"))
+    assert json.loads(file.read_text())["cells"][0]["outputs"][0]["data"]["text/plain"] in ("42", ["42"])
+    before = (file := one_cell("'told'\n1 / 0")).read_bytes()
+    with pytest.raises(Exception, match="ZeroDivisionError"):
+        execute.execute(file)
+    assert file.read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_kernel_that_only_waits_is_ended_and_begun_anew(one_cell, capsys):
+    import psutil
+
+    with pytest.raises(execute.Stuck, match="idle for 3 s"):
+        execute.execute(one_cell("import time\ntime.sleep(600)"), patience=3, attempts=2)
+    assert "attempt 1 of 2" in capsys.readouterr().err
+    assert not [p for p in psutil.Process().children(recursive=True) if "ipykernel" in " ".join(p.cmdline()) and p.status() != "zombie"]
 
 
 def test_figures_of_tested_notebooks_have_few_dots_and_are_drawn_once(monkeypatch):

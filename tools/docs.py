@@ -335,66 +335,6 @@ def broken_links(site: Path) -> list[str]:
     return sorted(problems)
 
 
-# -- running notebooks ---------------------------------------------------------------------------------------------------------------
-
-
-def small_png(data: str) -> str:
-    "A PNG (base64) with 256 colours where that makes it smaller: a third of the size, and no difference that one sees. Class colours stay exact."
-    import io
-
-    from PIL import Image
-
-    from stal_nb.labels import LABEL_SPACES
-
-    picture, buffer = Image.open(io.BytesIO(base64.b64decode(data))), io.BytesIO()
-    flat = Image.new("RGB", picture.size, "white")
-    flat.paste(picture.convert("RGB"), mask=picture.convert("RGBA").getchannel("A"))
-    classes = sorted({tuple(colour) for space in LABEL_SPACES.values() for colour in space.palette} | {(170, 170, 170), (255, 255, 255), (0, 0, 0)})
-    free = 256 - len(classes)
-    palette = flat.quantize(free, method=Image.Quantize.MEDIANCUT).getpalette()[: 3 * free]
-    fixed = Image.new("P", (1, 1))
-    fixed.putpalette([value for colour in classes for value in colour] + palette)
-    flat.quantize(palette=fixed, dither=Image.Dither.FLOYDSTEINBERG).save(buffer, "PNG", optimize=True)
-    return min(base64.b64encode(buffer.getvalue()).decode(), data, key=len)
-
-
-def tidy(nb) -> None:
-    "Leave in a notebook what a reader sees: no run counts, no timings, no settings of an editor, pictures of moderate size."
-    nb.metadata = {k: nb.metadata[k] for k in ("kernelspec", "widgets") if k in nb.metadata}
-    nb.metadata["kernelspec"] = {k: v for k, v in nb.metadata.get("kernelspec", {}).items() if k in ("display_name", "language", "name")}
-    for cell in nb.cells:
-        cell.metadata = {}
-        if cell.cell_type != "code":
-            continue
-        cell.execution_count = None
-        for output in cell.outputs:
-            output.pop("execution_count", None) if output.output_type != "execute_result" else output.update(execution_count=None)
-            if "metadata" in output:
-                output["metadata"] = {}
-            if "image/png" in output.get("data", {}):
-                output["data"]["image/png"] = small_png("".join(output["data"]["image/png"]))
-            for mime, value in output.get("data", {}).items():
-                if mime == "text/plain":  # addresses of objects change with every run
-                    output["data"][mime] = re.sub(r" at 0x[0-9a-f]{8,}", "", "".join(value))
-
-
-def execute(notebook: Path, timeout: int = 1800) -> None:
-    "Run a notebook in a fresh kernel from its own folder and store it with its outputs, whole or not at all. An error in a cell leaves the file as it was."
-    import nbformat
-    from jupyter_client import AsyncKernelManager
-    from nbclient import NotebookClient
-
-    nb = nbformat.read(notebook, as_version=4)
-    os.environ["STAL_NB_STORE"] = "1"  # notebooks leave out progress bars then
-    with tempfile.TemporaryDirectory(prefix="stal") as folder:  # sockets in a folder of its own: kernels started at once cannot take each other's port
-        kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{folder}/kernel")
-        NotebookClient(nb, km=kernel, timeout=timeout, resources={"metadata": {"path": str(notebook.parent)}}).execute()
-    tidy(nb)
-    beside = notebook.with_name(f".{notebook.name}.tmp")
-    nbformat.write(nb, beside)
-    os.replace(beside, notebook)
-
-
 # -- README ----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -493,6 +433,8 @@ def main(arguments: list[str] | None = None) -> int:
             export() if options.command == "export" else clean(ROOT)
             return 0
         if options.command == "execute":
+            from tools.execute import execute
+
             for notebook in options.notebooks:
                 if not notebook.is_file():
                     raise DocsError(f"{notebook}: not found, expected a notebook")
