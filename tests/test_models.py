@@ -155,15 +155,15 @@ def test_a_compiled_training_pass_has_the_same_gradients(monkeypatch, architectu
 
 
 @pytest.mark.slow
-def test_generated_code_gives_the_same_outputs(monkeypatch):
-    "By torch's compiler where the machine has one for C++, else by its graph alone."
-    monkeypatch.setitem(BACKBONES, "two", TwoConvolutions)
+def test_generated_code_gives_the_same_outputs():
+    """By torch's compiler where the machine has one for C++, else by its graph alone. The embedding head stands for all: whole networks make one graph
+    above, and each kernel more costs seconds of g++."""
     torch._dynamo.reset()
     torch.manual_seed(0)
-    model, images = tiny("two", architecture="deeplabv2", output_stride=8, aux_head=False).eval(), torch.rand(2, 3, 32, 48)
+    head, features = tiny("resnet18", architecture="deeplabv2", aux_head=False).eval().representation, torch.rand(2, 512, 4, 6)
     with torch.no_grad():
-        compiled = torch.compile(model, fullgraph=True, backend="inductor" if shutil.which("g++") else "aot_eager")
-        assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(compiled(images)[:2], model(images)[:2]))
+        compiled = torch.compile(head, fullgraph=True, backend="inductor" if shutil.which("g++") else "aot_eager")
+        assert torch.allclose(compiled(features), head(features), atol=1e-5)
 
 
 @pytest.mark.parametrize("architecture", list(ARCHITECTURES))

@@ -10,6 +10,7 @@ import re
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 
@@ -88,11 +89,12 @@ def execute(notebook: Path, timeout: int = 1800, patience: int = 60, attempts: i
 
     for attempt in range(1, attempts + 1):
         nb = nbformat.read(notebook, as_version=4)
-        with tempfile.TemporaryDirectory(prefix="stal") as folder:  # sockets in a folder of its own: kernels started at once cannot take each other's port
+        # sockets in a folder of its own: kernels started at once cannot take each other's port; a thread of its own: the caller may have a loop that runs
+        with tempfile.TemporaryDirectory(prefix="stal") as folder, ThreadPoolExecutor(1) as threads:
             kernel = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=f"{folder}/kernel")
             client = NotebookClient(nb, km=kernel, timeout=timeout, resources={"metadata": {"path": str(notebook.parent)}})
             try:
-                asyncio.run(watched(client, kernel, patience))
+                threads.submit(asyncio.run, watched(client, kernel, patience)).result()
                 break
             except Stuck as problem:
                 print(f"{notebook.name}: {problem}, attempt {attempt} of {attempts}", file=sys.stderr)

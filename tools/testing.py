@@ -27,8 +27,9 @@ from tools.docs import notebooks
 
 ROOT = Path(__file__).resolve().parent.parent
 TIMEOUT = 900  # seconds for one notebook
-FIRST = ("04_models", "13_run", "08_mixing", "10_selection", "calibration", "09_uncertainty", "cli", "07_banks", "planning", "11_annotation", "12_step",
-         "20_full_rounds", "trainer", "stages")  # long ones; the first trains what others wait for
+FIRST = ("04_models", "24_your_own_camera", "experiments", "13_run", "store", "calibration", "14_related", "20_full_rounds", "08_mixing", "10_selection",
+         "planning", "batchnorm", "distributed", "07_banks", "12_step", "11_annotation", "cli", "22_released_code", "09_uncertainty")
+# long ones; 04 trains the network that others wait for, and calibration those of 09: what needs none stands between
 
 PRELOADED = ("matplotlib.pyplot", "nbdev.test", "plotly.express", "torchvision", "timm", "pandas", "scipy.ndimage", "skimage.segmentation", "accelerate",
              "anywidget", "torch.utils.tensorboard", "nbformat")  # what most notebooks import, some seconds each time; the last is for figures of plotly

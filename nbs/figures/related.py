@@ -160,10 +160,10 @@ def _shares(probs: Tensor) -> Tensor:
 
 def watch_alignment(settings: dict, strength: float, steps: int = 40) -> Alignment:
     """Train with L_adv, and with a weight so small that the student hears nothing of it; the discriminator learns as
-    fast in both. Beside them the network before, and after twenty steps that change nothing but BatchNorm's
-    statistics."""
+    fast in both. Beside them the network before, and after at most twenty steps that change nothing but
+    BatchNorm's statistics."""
     images, _ = unseen()
-    still = short_training(20, **{**settings, "lr": 1e-9}).student
+    still = short_training(min(20, steps), **{**settings, "lr": 1e-9}).student
     curves, networks = {}, {"before": demo_model(), "BatchNorm alone": still}
     for name, weight in {"the student does not listen": 1e-6, "the student listens": strength}.items():
         curve = curves.setdefault(name, [])
@@ -174,7 +174,7 @@ def watch_alignment(settings: dict, strength: float, steps: int = 40) -> Alignme
 
         networks[name] = short_training(steps, look, **{**settings, "lambda_adversarial": weight}).student
     outputs = {name: _shares(probs_of(network, images)) for name, network in networks.items()}
-    return Alignment(curves, outputs, {name: fresh_verdict(network) for name, network in networks.items()})
+    return Alignment(curves, outputs, {name: fresh_verdict(network, min(40, 3 * steps)) for name, network in networks.items()})
 
 
 def alignment_figure(found: Alignment) -> plt.Figure:
