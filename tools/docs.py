@@ -437,7 +437,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("site", help="build the site").add_argument("--out", default=str(ROOT / "_docs"), help="folder of the site")
     commands.add_parser("export", help="write the library and README.md")
     commands.add_parser("clean", help="remove generated files and noise in notebooks")
-    commands.add_parser("readme", help="write README.md and the page of quick checks").add_argument("--check", action="store_true", help="only say whether it is in step")
+    step = commands.add_parser("readme", help="write README.md and the page of quick checks")
+    step.add_argument("--check", action="store_true", help="only say whether they are in step")
     commands.add_parser("execute", help="run notebooks and store their outputs").add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
     options = parser.parse_args(arguments)
     try:

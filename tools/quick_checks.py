@@ -24,8 +24,8 @@ from typing import NamedTuple
 
 MARK = "**Quick check.**"
 FORM = re.compile(
-    r"^\*\*Quick check\.\*\* (?P<question>(?:(?!<details|\*\*Quick check).)+?)\n\n<details><summary>Answer</summary>\n\n(?P<answer>(?:(?!<details).)+?)\n\n</details>$",
-    re.S | re.M)
+    r"^\*\*Quick check\.\*\* (?P<question>(?:(?!<details|\*\*Quick check).)+?)\n\n"
+    r"<details><summary>Answer</summary>\n\n(?P<answer>(?:(?!<details).)+?)\n\n</details>$", re.S | re.M)
 HEADING = re.compile(r"^(#{2,3}) (.+)$", re.M)
 PAGE = "self_test.ipynb"
 
