@@ -1,6 +1,7 @@
 """After each section of the course stands a question with a folded answer, and one page holds all of them."""
 import json
 import re
+from math import log
 
 import pytest
 
@@ -42,6 +43,31 @@ def test_the_page_holds_all_of_them_and_is_in_step():
     text = "".join(output["data"]["text/markdown"])
     assert text == quick_checks.page(ROOT / "nbs") and text.count("<details>") == sum(map(len, EVERY.values()))
     assert all(check.question in text and check.answer in text for found in EVERY.values() for check in found)
+
+
+NUMBERS = {  # part of a question: what its answer says, computed here
+    "`min_kept=100_000`": [f"{2 * 128 * 256:,}", f"{round(0.085 * 65_536, -1):,.0f}"],
+    "0 for the rest": [f"{log(2) / log(19):.2f}"],
+    "each of $N = 3$ negatives": [f"{log(1 + 3):.2f}"],
+    "0.2 for pole": [f"{100 * (1 - conf) / (1 - 0.2):.4g}\\,\\%" for conf in (0.9, 0.6, 0.2)],
+    "predicts it at 150 pixels": [f"{100 * 90 / (100 + 150 - 90):.0f}\\,\\%"],
+    "6 pixels wide": [f"{100 * (6 - 2) / (6 + 2):.0f}\\,\\%", f"{100 * 58 / 62:.0f}\\,\\%"],
+    "entry number 29": [f"= {29 % 12}$", f"entry {29 - 12}"],
+    "constant batch confidence 0.8": [f"{0.8 * (1 - 0.97**23):.2f}$"],
+    "twelve views": [f"{2 * sum(size**2 for size in (0.5, 0.75, 1, 1.25, 1.5, 1.75)):.1f}"],
+    "spread over four classes": [f"{-(0.4 * log(0.4) + 0.6 * log(0.2)) / log(4):.2f}"],
+    "with a sum of shares of 4": [f"{4.5**0.5 - 2:.2f}", f"{0.5**0.5:.2f}"],
+    "After 250 steps": [f"{100 * 0.99**150:.0f}$ %"],
+    "How many regions of radius 16": [f"{16 * 128 * 256:,}".replace(",", "{,}"), f"{16 * 128 * 256 // 33**2} regions"],
+    "further from undecided": [f"{log(257):.1f}$", f"{log(51):.1f}$", f"{log(257) - 4.1:.1f} below", f"B {log(51) - 2.6:.1f}"],
+    "5 are fire": [f"{96 * 144:,}", f"{5 / (96 * 144):.5f}"],
+}
+
+
+@pytest.mark.parametrize("part", NUMBERS)
+def test_numbers_of_answers_are_right(part):
+    (check,) = [c for found in EVERY.values() for c in found if part in c.question + c.answer]
+    assert all(number in check.answer for number in NUMBERS[part]), (NUMBERS[part], check.answer)
 
 
 def notebook_of(*texts):
