@@ -94,7 +94,7 @@ def page(folder: Path) -> str:
         for check in found:
             link = f"{notebook.name}#{check.anchor}"
             parts.append(f'<div class="quick-check" id="{check.id}">\n\n**[{check.section}]({link})**\n\n{check.question}\n\n'
-                         f"<details><summary>Show the answer</summary>\n\n{check.answer}\n\n</details>\n\n</div>")
+                         f"<details><summary>Show the answer</summary>\n\n{check.answer}\n\n</details>\n\n<br>\n\n</div>")
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
