@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tools import docs
+from tools import docs, quick_checks
 
 pytestmark = pytest.mark.slow
 
@@ -101,7 +101,7 @@ def test_reading_order_is_a_click_away(site, new_page):
     while (following := next_page(seen[-1])) and following not in seen:
         seen.append(following)
     assert page.url == seen[1].as_uri() and page.problems == []
-    chapters = [f.name for f in seen if f.parent == site.resolve() and re.match(r"\d\db?_", f.name)]
+    chapters = [f.name for f in seen if f.parent == site.resolve() and re.match(r"\d\db?_|self_test", f.name)]
     numbered = [n.with_suffix(".html").name for n in docs.notebooks(docs.ROOT / "nbs") if n.parent.name == "nbs"]
     assert chapters == [n for n in numbered if n != "index.html"]
 
@@ -115,6 +115,40 @@ def test_search_works_from_disk(site, new_page):
     result.click()
     page.wait_for_load_state("load")
     assert page.url.startswith("file:") and page.problems == []
+
+
+def test_the_score_of_the_quick_checks_counts_and_stays(site, new_page):
+    "By keyboard alone: unfold, say so, and the next question has the focus. The filter shows what was not known, and shuffling loses none."
+    every = [check for notebook in quick_checks.course(docs.ROOT / "nbs") for check in quick_checks.checks(notebook)]
+    page = new_page(390, 844)
+    page.goto((site / "self_test.html").as_uri())
+    ids, shown = "[...document.querySelectorAll('.quick-check')].map(e => e.id)", page.locator(".quick-check:visible")
+    assert page.evaluate(ids) == [check.id for check in every] and page.locator(".quick-check details[open]").count() == 0
+    page.locator(".quick-check summary").first.focus()
+    for tabs in (1, 2, 1):  # knew, did not, knew
+        for key in ["Enter", *["Tab"] * tabs, "Enter"]:
+            page.keyboard.press(key)
+    assert page.evaluate("document.activeElement.closest('.quick-check').id") == every[3].id
+    total, words = page.locator(".self-test-total"), f"Knew 2, did not know 1, {len(every) - 3} of {len(every)} left"
+    assert total.inner_text() == words and page.locator(".self-test-tally").first.inner_text().startswith("2 of ")
+    page.reload()
+    assert total.inner_text() == words
+    filtered = page.get_by_role("button", name="Only those I did not know")
+    filtered.click()
+    assert shown.count() == 1 and shown.get_attribute("id") == every[1].id and page.locator("h2:has(.self-test-tally):visible").count() == 1
+    shown.locator("summary").click()
+    shown.get_by_role("button", name="I knew it").click()
+    assert shown.count() == 0 and page.locator(".self-test-none").is_visible()
+    filtered.click()
+    page.get_by_role("button", name="Shuffle").click()
+    mixed = page.evaluate(ids)
+    assert mixed != [check.id for check in every] and sorted(mixed) == sorted(check.id for check in every)
+    page.get_by_role("button", name="Shuffle").click()
+    assert page.evaluate(ids) == [check.id for check in every]
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.get_by_role("button", name="Reset").click()
+    assert total.inner_text().startswith("Knew 0, did not know 0") and page.problems == []
+    assert page.evaluate("Object.keys(JSON.parse(localStorage.getItem('stal_nb.self_test'))).length") == 0
 
 
 def test_a_formula_that_cannot_be_read_is_named(site):

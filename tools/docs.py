@@ -1,8 +1,8 @@
 """The documentation site and README.md, made from the notebooks with packages from PyPI alone.
 
     python -m tools.docs site [--out _docs]     a site that opens from disk and asks no network for anything
-    python -m tools.docs export                 the library from all notebooks, and README.md
-    python -m tools.docs readme [--check]       README.md and its pictures from nbs/index.ipynb
+    python -m tools.docs export                 the library from all notebooks, README.md, and the page of quick checks
+    python -m tools.docs readme [--check]       README.md and its pictures from nbs/index.ipynb, and the page of quick checks (tools/quick_checks.py)
     python -m tools.docs execute NOTEBOOK ...   run notebooks from top to bottom and store them with small pictures, clean
     python -m tools.docs clean                  remove generated files (not .venv, not runs) and noise in notebooks
 
@@ -27,6 +27,8 @@ import sys
 import tempfile
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
+
+from tools import quick_checks
 
 ROOT = Path(__file__).resolve().parent.parent  # of the project
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
@@ -117,6 +119,8 @@ def process_notebook(source: Path, target: Path) -> None:
     from nbdev.processors import FilterDefaults, _show_docs, exec_show_docs
 
     nb = read_nb(source)
+    if source.name == quick_checks.PAGE:
+        quick_checks.fill(nb, source.parent)
     module = re.search(r"^#\|\s*default_exp\s+(\S+)", "\n".join(c.source for c in nb.cells if c.cell_type == "code"), flags=re.M)
     for cell in nb.cells:
         if cell.cell_type == "code":
@@ -229,6 +233,8 @@ def finish_page(page: str, depth: int, settings: dict, where: str) -> str:
     page = re.sub(r'<details open="" class="code-fold">\s*<summary>Exported source</summary>(.*?)</details>', fold_long_code, page, flags=re.S)
     page = re.sub(r'<img (?![^>]*\balt=)', '<img alt="Output of the code above" ', page)
     scripts = f'<script src="{up}site_libs/stal_nb.js"></script>'
+    if 'class="quick-check"' in page:
+        scripts += f'<script src="{up}site_libs/self_test.js" defer></script>'
     if 'class="stal-plot"' in page:
         scripts += f'<script src="{up}site_libs/plotly.min.js" defer></script>'
     return page.replace("</head>", scripts + "</head>", 1)
@@ -294,7 +300,8 @@ def build_site(out: Path, work: Path | None = None) -> Path:
         for style in (site / "site_libs").rglob("*.css"):
             text = style.read_text(encoding="utf-8")
             style.write_text(re.sub(r"@import url\(https?:[^)]*\);?", "", text), encoding="utf-8")
-        shutil.copyfile(ROOT / "nbs" / "site.js", site / "site_libs" / "stal_nb.js")
+        for name, copy in (("site.js", "stal_nb.js"), ("self_test.js", "self_test.js")):
+            shutil.copyfile(ROOT / "nbs" / name, site / "site_libs" / copy)
         if any('class="stal-plot"' in page.read_text(encoding="utf-8") for page in site.rglob("*.html")):
             import plotly.offline
 
@@ -396,15 +403,20 @@ def write_readme(check: bool = False) -> list[str]:
     return stale
 
 
+def write_generated(check: bool = False) -> list[str]:
+    "README.md, and the page of all quick checks."
+    return write_readme(check) + quick_checks.write(ROOT / "nbs", check)
+
+
 # -- the other commands ----------------------------------------------------------------------------------------------------------------
 
 
 def export() -> None:
-    "Write the library from the notebooks, then README.md."
+    "Write the library from the notebooks, then what else is made from them."
     from nbdev.doclinks import nbdev_export
 
     nbdev_export()
-    print("\n".join(f"Written: {name}" for name in write_readme()) or "README.md is in step with nbs/index.ipynb.")
+    print("\n".join(f"Written: {name}" for name in write_generated()) or "README.md and the quick checks are in step with the notebooks.")
 
 
 def clean(root: Path) -> None:
@@ -425,7 +437,8 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("site", help="build the site").add_argument("--out", default=str(ROOT / "_docs"), help="folder of the site")
     commands.add_parser("export", help="write the library and README.md")
     commands.add_parser("clean", help="remove generated files and noise in notebooks")
-    commands.add_parser("readme", help="write README.md").add_argument("--check", action="store_true", help="only say whether it is in step")
+    step = commands.add_parser("readme", help="write README.md and the page of quick checks")
+    step.add_argument("--check", action="store_true", help="only say whether they are in step")
     commands.add_parser("execute", help="run notebooks and store their outputs").add_argument("notebooks", nargs="+", type=Path, metavar="NOTEBOOK")
     options = parser.parse_args(arguments)
     try:
@@ -442,14 +455,15 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"{notebook}: {notebook.stat().st_size / 1e6:.2f} MB", flush=True)
             return 0
         if options.command == "readme":
-            stale = write_readme(options.check)
-            print("\n".join(f"{'Out of step' if options.check else 'Written'}: {name}" for name in stale) or "README.md is in step with nbs/index.ipynb.")
+            stale = write_generated(options.check)
+            print("\n".join(f"{'Out of step' if options.check else 'Written'}: {name}" for name in stale)
+                  or "README.md and the quick checks are in step with the notebooks.")
             return int(bool(stale and options.check))
         first = build_site(Path(options.out).resolve())
         problems = broken_links(first.parent)
         print("\n".join(problems + [f"Site: {first}"]))
         return int(bool(problems))
-    except DocsError as error:
+    except (DocsError, quick_checks.CheckError) as error:
         print(f"tools.docs: {error}", file=sys.stderr)
         return 1
 
