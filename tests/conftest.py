@@ -9,6 +9,9 @@ os.environ.setdefault("MPLBACKEND", "agg")  # figures go to files, also where th
 
 pytest_plugins = ["browser"]
 
+BROWSERS = {"test_annotator_browser.py": "JupyterLab", "test_dashboard.py": "JupyterLab", "test_uncertainty_explorer.py": "JupyterLab",
+            "test_selection_explorer.py": "JupyterLab", "test_site.py": "pages", "test_report.py": "pages"}  # who shares a browser
+
 
 @pytest.fixture(scope="session")
 def project():
@@ -35,16 +38,18 @@ def leaves_the_process_as_it_was():
 
 
 def pytest_collection_modifyitems(items):
-    "What asks for the browser is marked so. Slow tests begin, so that no core waits in the end; the order of each kind stays random."
+    """What asks for the browser is marked so. The files that share one begin, then slow tests, so that no core waits in the end; the order of each kind
+    stays random."""
     for item in items:
         if "chromium" in item.fixturenames:
             item.add_marker("browser")
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    items.sort(key=lambda item: (item.path.name not in BROWSERS, item.get_closest_marker("slow") is None))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    "Tests of a file with a fixture of its module go to one process, which makes it once; all others to whichever is free."
+    """Files of `BROWSERS` with one name go to one process, which starts a browser and a JupyterLab once; tests of a file with a fixture of its module to
+    one, which makes it once; all others to whichever is free."""
     from xdist.scheduler import LoadScopeScheduling
 
     folder = Path(__file__).resolve().parent
@@ -53,8 +58,9 @@ def pytest_xdist_make_scheduler(config, log):
     class ByModuleFixture(LoadScopeScheduling):
         def _split_scope(self, nodeid):
             file = nodeid.split("::")[0]
-            return file if Path(file).name in shared else nodeid
+            return BROWSERS.get(Path(file).name) or (file if Path(file).name in shared else nodeid)
 
+    config.option.loadscopereorder = False  # the order is that of the items
     return ByModuleFixture(config, log)
 
 

@@ -437,7 +437,7 @@ def test_the_next_uncertain_region_is_where_the_model_is_unsure(unsure):
 
 def test_hundreds_of_steps_can_be_undone(desk):
     desk.page.get_by_role("application").focus()
-    for _ in range(50):
+    for _ in range(20):
         desk.page.keyboard.press("a")  # the prediction, and nothing again: two steps of the whole image
         desk.page.evaluate("document.querySelector('[aria-label=Undo]').disabled")
         desk.page.keyboard.press("x")

@@ -165,9 +165,9 @@ def test_a_program_that_holds_the_folder_is_waited_for_and_then_named(store, mon
 
 
 @pytest.mark.slow
-def test_two_hundred_kills_lose_no_acknowledged_label(tmp_path):
-    (result,) = kill_trials(tmp_path, 200, ("store",), seed=11)
-    assert result["acknowledged"] > 60 and result["leftovers"] > 0, "too slow, or no kill hit a save"
+def test_a_hundred_kills_lose_no_acknowledged_label(tmp_path):
+    (result,) = kill_trials(tmp_path, 100, ("store",), seed=11)
+    assert result["acknowledged"] > 30 and result["leftovers"] > 0, "too slow, or no kill hit a save"
     assert (result["lost"], result["torn files"], result["leftovers after opening"]) == (0, 0, 0)
 
 

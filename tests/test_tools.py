@@ -241,7 +241,7 @@ def test_notebooks_are_told_one_by_one_and_the_broken_ones_with_their_words(tmp_
     program = f"""
 import pathlib
 from tools import testing
-testing.ROOT, testing.TIMEOUT = pathlib.Path({str(tmp_path)!r}), 10
+testing.ROOT, testing.TIMEOUT, testing.PRELOADED = pathlib.Path({str(tmp_path)!r}), 10, ("nbdev.test", "matplotlib.pyplot")
 print(testing.test_notebooks([pathlib.Path(f) for f in {[str(f) for f in files]!r}], 2))
 """
     (tmp_path / "settings.ini").write_text((ROOT / "settings.ini").read_text())

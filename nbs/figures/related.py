@@ -174,7 +174,8 @@ def watch_alignment(settings: dict, strength: float, steps: int = 40) -> Alignme
 
         networks[name] = short_training(steps, look, **{**settings, "lambda_adversarial": weight}).student
     outputs = {name: _shares(probs_of(network, images)) for name, network in networks.items()}
-    return Alignment(curves, outputs, {name: fresh_verdict(network, min(40, 3 * steps)) for name, network in networks.items()})
+    fresh = {name: fresh_verdict(network, min(40, 3 * steps)) for name, network in networks.items()}
+    return Alignment(curves, outputs, fresh)
 
 
 def alignment_figure(found: Alignment) -> plt.Figure:
