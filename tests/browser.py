@@ -15,13 +15,15 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import sync_playwright
 
+from tools.browser import NAMES
+
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
              "--disable-component-update", "--disable-sync"]
 
 
 def executable():
     "Chromium as `make test` found it, else the first on the PATH, else None for Playwright's own."
-    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
 @pytest.fixture(scope="session")
