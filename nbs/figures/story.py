@@ -11,7 +11,7 @@ from stal_nb.labels import CITYSCAPES, Sample
 # The loop and whose labels are where
 
 BLUE, RED, GREEN, DARK = "#2f6db3", "#b0413e", "#3c7a4b", "#333333"
-WIDTH, HEIGHT = 12.4, 8.3  # inches, which are the units of the canvas, too
+WIDTH, HEIGHT = 12.4, 8.6  # inches, which are the units of the canvas, too
 
 
 def still(sample: Sample) -> np.ndarray:  # (H,W,3)
@@ -31,11 +31,11 @@ def loop_figure(
     rest: Sample,  # a target image that is never labelled
     before: tuple[Tensor, Tensor],  # (H,W) pseudo-labels of `asked` and `rest` at the start of the warm-up
     after: Tensor,  # (H,W) pseudo-labels of `rest` after it
-    scores: list[tuple[Tensor, float]],  # three entropy maps (H,W) with their mean, the highest first
+    scores: list[tuple[Sample, Tensor, float]],  # three images, their entropy (H,W) and its mean, the highest first
 ) -> plt.Figure:
     "Four boxes; in each, images above and their labels below, and whose they are."
-    free, person, guess = "the renderer's labels", "an annotator's labels", "the teacher's pseudo-labels"
-    unused = (None, None, "target images:", "not used")
+    free, person, guess = "renderer's labels", "annotator's labels", "teacher's pseudo-labels"
+    unused = (1 - (1 - still(asked)) / 4, None, "target images:", "not used")
     given = (still(source), truth(source), "source images:", free)
     boxes = [
         ("1  Source training", "a network learns from rendered images alone", BLUE, [given, unused]),
@@ -43,8 +43,8 @@ def loop_figure(
             given, (still(first), truth(first), "first target images:", person),
             (still(asked), kept_picture(before[0]), "all others:", guess)]),
         ("3  Active selection", "the teacher looks at every unlabelled image; no label is used", RED, [
-            (None, picture, f"mean entropy {mean:.2f}", "queried" if k == 0 else "not queried")
-            for k, (picture, mean) in enumerate(scores)]),
+            (still(sample), picture, f"mean entropy {mean:.2f}", "queried" if k == 0 else "not queried")
+            for k, (sample, picture, mean) in enumerate(scores)]),
         ("4  Labelling and training on", "the same training as in 2, with more labels", GREEN, [
             given, (still(asked), truth(asked), "queried images:", person),
             (still(rest), kept_picture(after), "all others:", guess)])]
@@ -53,13 +53,13 @@ def loop_figure(
     canvas.set(xlim=(0, WIDTH), ylim=(0, HEIGHT))
     canvas.axis("off")
     for k, box in enumerate(boxes):
-        _box(figure, canvas, 0.1 + 6.3 * (k in (1, 2)), 4.45 if k < 2 else 0.35, *box)
-    for start, end in (((6.0, 6.4), (6.4, 6.4)), ((9.45, 4.45), (9.45, 3.95)), ((6.4, 2.3), (6.0, 2.3))):
+        _box(figure, canvas, 0.1 + 6.3 * (k in (1, 2)), 4.9 if k < 2 else 0.8, *box)
+    for start, end in (((6.0, 6.7), (6.4, 6.7)), ((9.35, 4.9), (9.35, 4.4)), ((6.4, 2.6), (6.0, 2.6))):
         canvas.add_patch(FancyArrowPatch(start, end, arrowstyle="-|>", mutation_scale=20, lw=2.5, color="#555555"))
-    back = "arc3,rad=0.12"
-    canvas.add_patch(FancyArrowPatch((3, 0.35), (9.4, 0.35), connectionstyle=back, arrowstyle="-|>", mutation_scale=20,
-                                     lw=2, color="#555555", shrinkB=2))
-    canvas.text(6.2, 0.12, "until the budget is spent", ha="center", fontsize=10.5, color=DARK, backgroundcolor="white")
+    canvas.plot((3.05, 3.05, 9.35), (0.8, 0.4, 0.4), color="#555555", lw=2.5)
+    canvas.add_patch(FancyArrowPatch((9.35, 0.39), (9.35, 0.8), arrowstyle="-|>", mutation_scale=20, lw=2.5,
+                                     color="#555555", shrinkA=0))
+    canvas.text(6.2, 0.12, "until the budget is spent", ha="center", fontsize=11, color=DARK)
     return figure
 
 
@@ -72,12 +72,10 @@ def _box(figure: plt.Figure, canvas: plt.Axes, left: float, low: float, title: s
     canvas.text(left + 0.15, low + 2.97, words, fontsize=10, color=DARK)
     for n, (image, label, what, whose) in enumerate(columns):
         x = left + 0.1 + 1.92 * n
-        if image is None and label is not None:  # an entropy map
-            pictures = [(label, low + 1.2)]
-        else:
-            pictures = [(picture, low + y) for picture, y in ((image, 1.92), (label, 0.93)) if picture is not None]
-        for picture, y in pictures:
-            frame = figure.add_axes((x / WIDTH, y / HEIGHT, 1.86 / WIDTH, 0.93 / HEIGHT))
+        for picture, y in ((image, 1.92), (label, 0.93)):
+            if picture is None:
+                continue
+            frame = figure.add_axes((x / WIDTH, (low + y) / HEIGHT, 1.86 / WIDTH, 0.93 / HEIGHT))
             frame.imshow(picture, cmap="magma", vmin=0, vmax=1)
             frame.set(xticks=[], yticks=[])
         canvas.text(x + 0.04, low + 0.62, what, fontsize=10, color=DARK)
@@ -163,6 +161,7 @@ def cosine_figure(
     axis.axvline(to_centre[0], color=GREEN, linewidth=2)
     axis.annotate("", (to_centre[1], 0.5 * top), (to_centre[0], 0.5 * top),
                   arrowprops=dict(arrowstyle="-|>", color=GREEN, lw=2))
-    axis.text(to_centre[0] - 0.015, 0.72 * top, f"centre of {name}", fontsize=9.5, color=GREEN, ha="right")
+    axis.text(to_centre[0] - 0.02, 0.72 * top, f"centre of {name}", fontsize=9.5, color=GREEN, ha="right",
+              bbox=dict(facecolor="white", edgecolor="none", pad=2))
     axis.set(yticks=[], xlim=(-1, 1), xlabel=f"cosine between the anchor and its {len(to_negatives)} negatives (grey)")
     return figure
