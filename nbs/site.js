@@ -30,6 +30,43 @@
     });
   };
 
+  // Terms of the glossary: pointing, touching or the Tab key shows two lines in a bubble; Escape, a touch elsewhere or leaving both hides it.
+  const bubble = document.createElement("div");
+  bubble.className = "stal-bubble";
+  bubble.hidden = true;
+  let shownFor = null, leaving = 0;
+  const hide = () => { clearTimeout(leaving); bubble.hidden = true; shownFor = null; };
+  const show = (term) => {
+    clearTimeout(leaving);
+    const note = document.getElementById(term.getAttribute("aria-describedby"));
+    if (!note || shownFor === term) return;
+    bubble.innerHTML = note.innerHTML;
+    bubble.hidden = false;
+    shownFor = term;
+    const place = term.getClientRects()[0], size = bubble.getBoundingClientRect(), wide = root.clientWidth;
+    const below = place.bottom + 6 + size.height <= root.clientHeight || place.top < size.height + 6;
+    bubble.style.left = `${Math.max(8, Math.min(place.left, wide - size.width - 8))}px`;
+    bubble.style.top = `${below ? place.bottom + 6 : place.top - size.height - 6}px`;
+  };
+  const termAt = (event) => event.target instanceof Element ? event.target.closest(".stal-term") : null;
+  const leave = () => { clearTimeout(leaving); leaving = setTimeout(hide, 250); };
+  document.addEventListener("DOMContentLoaded", () => {
+    if (!document.querySelector(".stal-term")) return;
+    bubble.setAttribute("aria-hidden", "true"); // a screen reader follows aria-describedby
+    document.body.append(bubble);
+    document.addEventListener("mouseover", (event) => {
+      const term = termAt(event);
+      if (term) show(term);
+      else if (bubble.contains(event.target)) clearTimeout(leaving);
+      else if (shownFor && shownFor !== document.activeElement) leave();
+    });
+    document.addEventListener("focusin", (event) => { const term = termAt(event); if (term) show(term); else hide(); });
+    document.addEventListener("click", (event) => { const term = termAt(event); if (term) show(term); else if (!bubble.contains(event.target)) hide(); });
+    document.addEventListener("keydown", (event) => { if (event.key === "Escape") hide(); });
+    window.addEventListener("scroll", hide, { passive: true });
+    window.addEventListener("resize", hide);
+  });
+
   window.addEventListener("load", () => {
     if (!window.Plotly) return;
     document.querySelectorAll("script[data-plot]").forEach((script) => {

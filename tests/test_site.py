@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tools import docs, quick_checks
+from tools import docs, glossary, quick_checks, slides
 
 pytestmark = pytest.mark.slow
 
@@ -101,9 +101,8 @@ def test_reading_order_is_a_click_away(site, new_page):
     while (following := next_page(seen[-1])) and following not in seen:
         seen.append(following)
     assert page.url == seen[1].as_uri() and page.problems == []
-    chapters = [f.name for f in seen if f.parent == site.resolve() and re.match(r"\d\db?_|self_test", f.name)]
-    numbered = [n.with_suffix(".html").name for n in docs.notebooks(docs.ROOT / "nbs") if n.parent.name == "nbs"]
-    assert chapters == [n for n in numbered if n != "index.html"]
+    chapters = [f.name for f in seen if f.parent == site.resolve()]
+    assert chapters == [n.with_suffix(".html").name for n in docs.notebooks(docs.ROOT / "nbs") if n.parent.name == "nbs"]
 
 
 def test_search_works_from_disk(site, new_page):
@@ -149,6 +148,71 @@ def test_the_score_of_the_quick_checks_counts_and_stays(site, new_page):
     page.get_by_role("button", name="Reset").click()
     assert total.inner_text().startswith("Knew 0, did not know 0") and page.problems == []
     assert page.evaluate("Object.keys(JSON.parse(localStorage.getItem('stal_nb.self_test'))).length") == 0
+
+
+def test_terms_are_explained_on_the_pages_of_the_course(site):
+    "Each once a page, in running text, with a note on the same page."
+    for notebook in docs.notebooks(docs.ROOT / "nbs"):
+        page = page_of(site, notebook)
+        text, course = page.read_text(), page.parent == site and glossary.COURSE.fullmatch(page.name)
+        marked = re.findall(r'aria-describedby="term-([\w-]+)"', text)
+        assert len(marked) == len(set(marked)) and marked == re.findall(r'<p id="term-([\w-]+)">', text), page.name
+        assert len(marked) >= 2 if course else not marked, page.name
+    assert 'aria-describedby="term-teacher"' in (site / "12_step.html").read_text()
+
+
+def test_a_term_shows_its_two_lines_by_pointer_key_and_touch(site, new_page):
+    page = new_page(390, 800, has_touch=True)
+    page.goto((site / "06_losses.html").as_uri())
+    bubble, terms = page.locator(".stal-bubble"), page.locator(".stal-term")
+    note = page.locator(f"#{terms.first.get_attribute('aria-describedby')}")
+
+    def is_shown():
+        bubble.wait_for(timeout=3_000)
+        box = bubble.bounding_box()
+        assert bubble.inner_text() == note.inner_text() == note.text_content()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390 and box["y"] >= 0 and box["y"] + box["height"] <= 800
+
+    terms.first.scroll_into_view_if_needed()
+    terms.first.hover()
+    is_shown()
+    page.keyboard.press("Escape")
+    assert bubble.is_hidden()
+    terms.first.focus()
+    is_shown()
+    page.keyboard.press("Tab")
+    assert bubble.is_hidden() or bubble.inner_text() != note.text_content()
+    terms.first.tap()
+    is_shown()
+    page.locator("h1").first.tap()
+    assert bubble.is_hidden() and page.problems == []
+
+
+def test_exercises_are_slides_with_folded_answers(site, new_page):
+    "One at a time, by the arrow keys and by address; all of them, folded, on paper."
+    expected = [one for notebook in slides.course(docs.ROOT / "nbs") for one in slides.read_exercises(notebook)]
+    page = new_page()
+    page.goto((site / "exercises.html").as_uri())
+    sections = page.locator("main.content section.level2")
+    shown = "[...document.querySelectorAll('main.content section.level2')].flatMap((s, k) => s.offsetHeight ? [k] : [])"
+    assert sections.count() == len(expected) and page.evaluate(shown) == [0]
+    for key, at in (("ArrowRight", 1), ("ArrowRight", 2), ("ArrowLeft", 1), ("End", len(expected) - 1), ("ArrowRight", len(expected) - 1)):
+        page.keyboard.press(key)
+        assert page.evaluate(shown) == [at] and page.locator(".stal-slide-bar span").inner_text() == f"{at + 1} / {len(expected)}"
+    assert page.locator("main.content details[open]").count() == 0
+    assert page.locator("main.content details").count() == len(expected)
+    address = page.url
+    page.goto("about:blank")
+    page.goto(address)
+    assert page.evaluate(shown) == [len(expected) - 1]
+    page.locator(".stal-current summary").click()
+    assert page.locator(".stal-current details[open]").count() == 1
+    page.locator(".stal-slide-bar [data-list]").click()
+    assert page.evaluate(shown) == list(range(len(expected)))
+    page.locator(".stal-slide-bar [data-list]").click()
+    page.emulate_media(media="print")
+    assert page.evaluate(shown) == list(range(len(expected))) and page.locator(".stal-slide-bar").is_hidden()
+    assert page.problems == []
 
 
 def test_a_formula_that_cannot_be_read_is_named(site):

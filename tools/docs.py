@@ -28,10 +28,11 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from tools import quick_checks
+from tools import glossary, quick_checks, slides
 
 ROOT = Path(__file__).resolve().parent.parent  # of the project
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
+OPENING = ("index.ipynb", "story.ipynb", "paths.ipynb", "symbols.ipynb")  # read before the numbered ones
 COPIED = (".png", ".jpg", ".jpeg", ".svg", ".css", ".js", ".woff2", ".txt", ".yml")  # files of nbs/ that pages use
 
 
@@ -45,7 +46,8 @@ class DocsError(Exception):
 def notebooks(folder: Path) -> list[Path]:
     "All notebooks below a folder, in reading order, without checkpoints and drafts."
     found = (f for f in folder.rglob("*.ipynb") if not any(part.startswith((".", "_")) for part in f.relative_to(folder).parts))
-    return sorted(found, key=lambda f: (len(f.relative_to(folder).parts), f.name != "index.ipynb", f.name))
+    first = {name: place for place, name in enumerate(OPENING)}
+    return sorted(found, key=lambda f: (len(f.relative_to(folder).parts), first.get(f.name, len(OPENING)), f.name))
 
 
 def web_output(output: dict, number: str) -> dict | None:
@@ -291,17 +293,21 @@ def build_site(out: Path, work: Path | None = None) -> Path:
         work.mkdir(parents=True)
         print("Notebooks:", flush=True)
         process_all(ROOT / "nbs", work)
+        slides.write_page(ROOT / "nbs", work)
         print("Rendering", flush=True)
         smalldocs(work)
-        site, settings = work / "_docs", read_settings()
+        site, settings, terms = work / "_docs", read_settings(), glossary.read_terms(ROOT / "nbs" / "symbols.ipynb")
         for page in site.rglob("*.html"):
             where = page.relative_to(site)
-            page.write_text(finish_page(page.read_text(encoding="utf-8"), len(where.parts) - 1, settings, str(where)), encoding="utf-8")
+            text = finish_page(page.read_text(encoding="utf-8"), len(where.parts) - 1, settings, str(where))
+            if glossary.COURSE.fullmatch(str(where)):
+                text = glossary.mark_terms(text, terms)
+            page.write_text(slides.finish(text) if str(where) == f"{slides.NAME}.html" else text, encoding="utf-8")
         for style in (site / "site_libs").rglob("*.css"):
             text = style.read_text(encoding="utf-8")
             style.write_text(re.sub(r"@import url\(https?:[^)]*\);?", "", text), encoding="utf-8")
-        for name, copy in (("site.js", "stal_nb.js"), ("self_test.js", "self_test.js")):
-            shutil.copyfile(ROOT / "nbs" / name, site / "site_libs" / copy)
+        for script, name in (("site.js", "stal_nb.js"), ("self_test.js", "self_test.js"), ("slides.js", "stal_slides.js")):
+            shutil.copyfile(ROOT / "nbs" / script, site / "site_libs" / name)
         if any('class="stal-plot"' in page.read_text(encoding="utf-8") for page in site.rglob("*.html")):
             import plotly.offline
 
