@@ -1,4 +1,4 @@
-"""Find, or install, the Chromium in which the tests look at pages."""
+"""Find, or install, the Chromium in which the tests look at pages; `python -m tools.browser` says which."""
 import os
 import shutil
 import subprocess
@@ -62,3 +62,10 @@ def get_browser() -> str:
     raise NoBrowser(
         "The tests look at pages in Chromium, and none was found or could be installed.\nInstall one (Debian: sudo apt install chromium; elsewhere Chrome, or: "
         ".venv/bin/python -m playwright install --with-deps chromium) or name yours: CHROMIUM=/path/to/chrome make test")
+
+
+if __name__ == "__main__":
+    try:
+        print(get_browser())
+    except NoBrowser as problem:
+        sys.exit(str(problem))

@@ -159,11 +159,15 @@ def main(arguments: list[str] | None = None) -> int:
     failed, status = [], 0
     if not rest:
         files = changed_notebooks() if options.fast else all_notebooks()
+        silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        browser = subprocess.Popen([sys.executable, "-m", "tools.browser"], cwd=ROOT, **silent)  # found or installed while notebooks run
     if files:
         print(f"Notebooks from top to bottom, {at_once} at a time:", flush=True)
         failed += test_notebooks(files, at_once)
     if others or not rest:
         try:
+            if not rest:
+                browser.wait()
             os.environ["CHROMIUM"] = get_browser()
         except NoBrowser as problem:
             print(problem, file=sys.stderr)
