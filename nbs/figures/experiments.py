@@ -1,0 +1,35 @@
+"""Tables of stored experiments, for 21 Experiments."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from stal_nb.comparison import HEAD, compare, measured, row_cells
+
+
+def read_experiment(file: str | Path) -> dict:  # "runs", and of a comparison "arms", "seeds", "baseline", "data"
+    "Stored results."
+    return json.loads(Path(file).read_text(encoding="utf-8"))
+
+
+def paired_table(results: dict, measure: str = "miou") -> pd.DataFrame:
+    "Each arm against the baseline, paired by seed, as `stal_nb compare` prints it."
+    rows = [row_cells(row) for row in compare(results, measure)]
+    return pd.DataFrame(rows, columns=HEAD).set_index("arm").drop(columns="data")
+
+
+def seed_table(results: dict, measure: str = "miou") -> pd.DataFrame:
+    "A row an arm, a column a seed; percent."
+    rows = {(r["arm"], f"seed {r['seed']}"): measured(r, measure) for r in results["runs"]}
+    return pd.Series(rows).unstack().loc[results["arms"]].round(1)
+
+
+def gap_closed(results: dict, below: tuple[str, ...], above: str) -> pd.DataFrame:
+    """How much of the way from the best mean of the arms `below` to the mean of `above` an arm goes, percent.
+
+    Over the seeds that all arms have."""
+    table = seed_table(results).dropna(axis=1)
+    start, end = table.loc[list(below)].mean(axis=1).max(), table.loc[above].mean()
+    others = table.drop([*below, above]).mean(axis=1)
+    return pd.DataFrame({f"of {start:.1f} to {end:.1f}": 100 * (others - start) / (end - start)})
