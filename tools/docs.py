@@ -28,6 +28,8 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
+from tools.live import EXPLORER, FRAMES, explorer_html, knob_html
+
 ROOT = Path(__file__).resolve().parent.parent  # of the project
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 COPIED = (".png", ".jpg", ".jpeg", ".svg", ".css", ".js", ".woff2", ".txt", ".yml")  # files of nbs/ that pages use
@@ -46,8 +48,8 @@ def notebooks(folder: Path) -> list[Path]:
     return sorted(found, key=lambda f: (len(f.relative_to(folder).parts), f.name != "index.ipynb", f.name))
 
 
-def web_output(output: dict, number: str) -> dict | None:
-    "An output as a page without a kernel can show it: plotly data becomes a figure; a widget leaves a note."
+def web_output(output: dict, number: str, alt: str = "") -> dict | None:
+    "An output as a page without a kernel can show it: plotly data becomes a figure; controls move stored pictures, or leave a note."
     data = output.get("data") or {}
     if PLOTLY in data:
         figure = {k: data[PLOTLY].get(k) for k in ("data", "layout", "frames") if data[PLOTLY].get(k)}
@@ -56,6 +58,10 @@ def web_output(output: dict, number: str) -> dict | None:
         text = (f'<div class="stal-plot" id="plot-{number}" style="min-height:{height}px"></div>'
                 f'<script type="application/json" data-plot="plot-{number}">{source}</script>')
         return {"output_type": "display_data", "metadata": {}, "data": {"text/html": text}}
+    if FRAMES in data:
+        return {"output_type": "display_data", "metadata": {}, "data": {"text/html": knob_html(data, alt)}}
+    if EXPLORER in data:
+        return {"output_type": "display_data", "metadata": {}, "data": {"text/html": explorer_html(data, number)}}
     if WIDGET in data:
         text = '<p class="stal-live">Here stand live controls when the notebook runs: open it in JupyterLab (<code>make lab</code>).</p>'
         return {"output_type": "display_data", "metadata": {}, "data": {"text/html": text}}
@@ -117,6 +123,7 @@ def process_notebook(source: Path, target: Path) -> None:
     from nbdev.processors import FilterDefaults, _show_docs, exec_show_docs
 
     nb = read_nb(source)
+    alts = {cell.id: directives(cell.source)[1].get("fig-alt", "") for cell in nb.cells if cell.cell_type == "code"}
     module = re.search(r"^#\|\s*default_exp\s+(\S+)", "\n".join(c.source for c in nb.cells if c.cell_type == "code"), flags=re.M)
     for cell in nb.cells:
         if cell.cell_type == "code":
@@ -149,7 +156,7 @@ def process_notebook(source: Path, target: Path) -> None:
         NBProcessor(nb=nb, procs=[RunSignatures if p is exec_show_docs else p for p in FilterDefaults().procs()]).process()
     for i, cell in enumerate(nb.cells):
         if cell.cell_type == "code":
-            outputs = [web_output(o, f"{i}-{k}") for k, o in enumerate(cell.get("outputs") or [])]
+            outputs = [web_output(o, f"{i}-{k}", alts.get(cell.id, "")) for k, o in enumerate(cell.get("outputs") or [])]
             cell.outputs = [o for o in outputs if o]
     target.parent.mkdir(parents=True, exist_ok=True)
     write_nb(nb, target)
@@ -229,6 +236,8 @@ def finish_page(page: str, depth: int, settings: dict, where: str) -> str:
     page = re.sub(r'<details open="" class="code-fold">\s*<summary>Exported source</summary>(.*?)</details>', fold_long_code, page, flags=re.S)
     page = re.sub(r'<img (?![^>]*\balt=)', '<img alt="Output of the code above" ', page)
     scripts = f'<script src="{up}site_libs/stal_nb.js"></script>'
+    if 'class="stal-knob"' in page:
+        scripts += f'<script src="{up}site_libs/knobs.js"></script>'
     if 'class="stal-plot"' in page:
         scripts += f'<script src="{up}site_libs/plotly.min.js" defer></script>'
     return page.replace("</head>", scripts + "</head>", 1)
@@ -294,7 +303,8 @@ def build_site(out: Path, work: Path | None = None) -> Path:
         for style in (site / "site_libs").rglob("*.css"):
             text = style.read_text(encoding="utf-8")
             style.write_text(re.sub(r"@import url\(https?:[^)]*\);?", "", text), encoding="utf-8")
-        shutil.copyfile(ROOT / "nbs" / "site.js", site / "site_libs" / "stal_nb.js")
+        for source, name in (("site.js", "stal_nb.js"), ("knobs.js", "knobs.js")):
+            shutil.copyfile(ROOT / "nbs" / source, site / "site_libs" / name)
         if any('class="stal-plot"' in page.read_text(encoding="utf-8") for page in site.rglob("*.html")):
             import plotly.offline
 
