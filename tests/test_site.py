@@ -75,6 +75,33 @@ def test_pages_open_from_disk_without_errors(site, new_page):
         assert page.problems == [], file.name
 
 
+def test_every_stored_knob_moves_its_picture(site, new_page):
+    "Each slider and list of a page, moved by keyboard, shows another picture with other words; on a phone, none is wider than the screen."
+    page, seen = new_page(390, 800, color_scheme="dark"), 0
+    picture = "c => c.toDataURL()"
+    for file in sorted(site.glob("*.html")):
+        if 'class="stal-knob"' not in file.read_text():
+            continue
+        page.goto(file.as_uri())
+        for knob in page.locator(".stal-knob").all():
+            knob.locator("xpath=self::*[@data-shown]").wait_for(state="attached")
+            canvas, seen = knob.locator("canvas"), seen + 1
+            for control in knob.locator("input, select").all():
+                before = knob.get_attribute("data-shown"), canvas.get_attribute("aria-label"), canvas.evaluate(picture)
+                first = control.input_value()
+                control.press("Home" if first != "0" else "End")
+                knob.locator(f"xpath=self::*[@data-shown != '{before[0]}']").wait_for(state="attached", timeout=5_000)
+                after = knob.get_attribute("data-shown"), canvas.get_attribute("aria-label"), canvas.evaluate(picture)
+                assert all(a != b for a, b in zip(before, after)), f"{file.name}: {before[1]}"
+        assert page.evaluate("document.documentElement.scrollWidth") <= 392 and page.problems == [], file.name
+    assert seen == sum(docs.FRAMES in o.get("data", {}) for n in docs.notebooks(docs.ROOT / "nbs")
+                       for c in json.loads(n.read_text())["cells"] for o in c.get("outputs", [])) >= 5
+
+
+def test_no_page_is_heavy(site):
+    assert [f.name for f in site.rglob("*.html") if f.stat().st_size >= 3e6] == []
+
+
 def test_formulas_have_a_size_and_their_font(site, new_page):
     page = new_page()
     page.goto((site / "06_losses.html").as_uri())

@@ -29,6 +29,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 from tools import glossary, quick_checks, slides
+from tools.live import EXPLORER, FRAMES, explorer_html, knob_html
 
 ROOT = Path(__file__).resolve().parent.parent  # of the project
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
@@ -50,8 +51,8 @@ def notebooks(folder: Path) -> list[Path]:
     return sorted(found, key=lambda f: (len(f.relative_to(folder).parts), first.get(f.name, len(OPENING)), f.name))
 
 
-def web_output(output: dict, number: str) -> dict | None:
-    "An output as a page without a kernel can show it: plotly data becomes a figure; a widget leaves a note."
+def web_output(output: dict, number: str, alt: str = "") -> dict | None:
+    "An output as a page without a kernel can show it: plotly data becomes a figure; controls move stored pictures, or leave a note."
     data = output.get("data") or {}
     if PLOTLY in data:
         figure = {k: data[PLOTLY].get(k) for k in ("data", "layout", "frames") if data[PLOTLY].get(k)}
@@ -60,6 +61,10 @@ def web_output(output: dict, number: str) -> dict | None:
         text = (f'<div class="stal-plot" id="plot-{number}" style="min-height:{height}px"></div>'
                 f'<script type="application/json" data-plot="plot-{number}">{source}</script>')
         return {"output_type": "display_data", "metadata": {}, "data": {"text/html": text}}
+    if FRAMES in data:
+        return {"output_type": "display_data", "metadata": {}, "data": {"text/html": knob_html(data, alt)}}
+    if EXPLORER in data:
+        return {"output_type": "display_data", "metadata": {}, "data": {"text/html": explorer_html(data, number)}}
     if WIDGET in data:
         text = '<p class="stal-live">Here stand live controls when the notebook runs: open it in JupyterLab (<code>make lab</code>).</p>'
         return {"output_type": "display_data", "metadata": {}, "data": {"text/html": text}}
@@ -123,6 +128,7 @@ def process_notebook(source: Path, target: Path) -> None:
     nb = read_nb(source)
     if source.name == quick_checks.PAGE:
         quick_checks.fill(nb, source.parent)
+    alts = {cell.id: directives(cell.source)[1].get("fig-alt", "") for cell in nb.cells if cell.cell_type == "code"}
     module = re.search(r"^#\|\s*default_exp\s+(\S+)", "\n".join(c.source for c in nb.cells if c.cell_type == "code"), flags=re.M)
     for cell in nb.cells:
         if cell.cell_type == "code":
@@ -155,7 +161,7 @@ def process_notebook(source: Path, target: Path) -> None:
         NBProcessor(nb=nb, procs=[RunSignatures if p is exec_show_docs else p for p in FilterDefaults().procs()]).process()
     for i, cell in enumerate(nb.cells):
         if cell.cell_type == "code":
-            outputs = [web_output(o, f"{i}-{k}") for k, o in enumerate(cell.get("outputs") or [])]
+            outputs = [web_output(o, f"{i}-{k}", alts.get(cell.id, "")) for k, o in enumerate(cell.get("outputs") or [])]
             cell.outputs = [o for o in outputs if o]
     target.parent.mkdir(parents=True, exist_ok=True)
     write_nb(nb, target)
@@ -237,6 +243,8 @@ def finish_page(page: str, depth: int, settings: dict, where: str) -> str:
     scripts = f'<script src="{up}site_libs/stal_nb.js"></script>'
     if 'class="quick-check"' in page:
         scripts += f'<script src="{up}site_libs/self_test.js" defer></script>'
+    if 'class="stal-knob"' in page:
+        scripts += f'<script src="{up}site_libs/knobs.js"></script>'
     if 'class="stal-plot"' in page:
         scripts += f'<script src="{up}site_libs/plotly.min.js" defer></script>'
     return page.replace("</head>", scripts + "</head>", 1)
@@ -306,7 +314,7 @@ def build_site(out: Path, work: Path | None = None) -> Path:
         for style in (site / "site_libs").rglob("*.css"):
             text = style.read_text(encoding="utf-8")
             style.write_text(re.sub(r"@import url\(https?:[^)]*\);?", "", text), encoding="utf-8")
-        for script, name in (("site.js", "stal_nb.js"), ("self_test.js", "self_test.js"), ("slides.js", "stal_slides.js")):
+        for script, name in {"site.js": "stal_nb.js", "self_test.js": "self_test.js", "slides.js": "stal_slides.js", "knobs.js": "knobs.js"}.items():
             shutil.copyfile(ROOT / "nbs" / script, site / "site_libs" / name)
         if any('class="stal-plot"' in page.read_text(encoding="utf-8") for page in site.rglob("*.html")):
             import plotly.offline

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from figures.knobs import knob
 from figures.labels import add_class_legend
 from figures.trace import FilledBank, Trace
 from stal_nb.app.demo import demo_model
@@ -449,14 +450,12 @@ def momentum_knob(
     label_space: LabelSpace,
 ) -> None:
     "A slider for the memory of the confidence bank."
-    def show(momentum):
-        momentum_figure(trace, label_space, (momentum,))
-        plt.show()
+    def remember(momentum):
+        return momentum_figure(trace, label_space, (momentum,))
 
     values = (0.0, 0.5, 0.8, 0.9, 0.95, 0.97, 0.99, 0.999, 1.0)
-    ipywidgets.interact(show,
-                        momentum=ipywidgets.SelectionSlider(options=values, value=0.9, description="α",
-                                                            continuous_update=True))
+    knob(remember, words={"momentum": "{:.1%} of the old value is kept"},
+         momentum=ipywidgets.SelectionSlider(options=values, value=0.9, description="α", continuous_update=True))
 
 
 def scene_confidence(

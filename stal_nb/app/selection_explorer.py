@@ -220,7 +220,7 @@ def image_contents(pool: ScoredPool) -> Tensor:
     return torch.stack([class_shares_of(labels, count) for labels in pool.scenes.labels]).float()
 
 
-def sprite(pictures: Sequence[np.ndarray], size: tuple[int, int], columns: int) -> bytes:
+def sprite(pictures: Sequence[np.ndarray], size: tuple[int, int], columns: int, quality: int = 80) -> bytes:
     "Pictures side by side in one JPEG, row by row."
     width, height = size
     sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
@@ -228,7 +228,7 @@ def sprite(pictures: Sequence[np.ndarray], size: tuple[int, int], columns: int) 
         sheet.paste(Image.fromarray(picture).resize(size, Image.Resampling.BOX),
                     (k % columns * width, k // columns * height))
     file = io.BytesIO()
-    sheet.save(file, "JPEG", quality=80)
+    sheet.save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 
@@ -314,10 +314,10 @@ class SelectionExplorer(anywidget.AnyWidget):
                 self.send({**content, "type": "reason",
                            "text": explain(self.pool, name, self.queries[name][k], content["id"])})
 
-    def pictures(self, size: tuple[int, int] = (192, 96), columns: int = 8) -> tuple[bytes, bytes]:
+    def pictures(self, size: tuple[int, int] = (192, 96), columns: int = 8, quality: int = 80) -> tuple[bytes, bytes]:
         "All images, and all maps, as two sheets."
         images, maps = ([f(p) for p in ps] for f, ps in ((still, self.pool.scenes.images), (magma, self.pool.maps)))
-        return sprite(images, size, columns), sprite(maps, size, columns)
+        return sprite(images, size, columns, quality), sprite(maps, size, columns, quality)
 
     def content(self) -> dict:
         "What the page draws, ready for JSON."
@@ -346,18 +346,26 @@ class SelectionExplorer(anywidget.AnyWidget):
             "group_colours": {city: _css(colour) for city, colour in colours.items()},
         }
 
+    def facts(
+        self,
+        size: tuple[int, int] = (192, 96),  # (width, height) of each picture
+        quality: int = 80,  # of their JPEG
+    ) -> dict:
+        "Everything that the page needs without a kernel, reasons for each query included, ready for JSON."
+        reasons = {name: {f"{k} {id}": explain(self.pool, name, query, id) for k, query in enumerate(queries)
+                          for id in query}
+                   for name, queries in self.queries.items()}
+        sheets = [base64.b64encode(sheet).decode() for sheet in self.pictures(size, quality=quality)]
+        state = {name: getattr(self, name) for name in ("strategy", "budget", "colour", "selected")}
+        return {"content": {"type": "pool", **self.content()}, "sheets": sheets, "state": state, "reasons": reasons}
+
     def save_html(
         self,
         path: str | Path,  # of the file
     ) -> Path:
-        "One file that shows the explorer without a kernel and without a network, reasons for each query included."
-        reasons = {name: {f"{k} {id}": explain(self.pool, name, query, id) for k, query in enumerate(queries)
-                          for id in query}
-                   for name, queries in self.queries.items()}
-        sheets = [base64.b64encode(sheet).decode() for sheet in self.pictures()]
-        state = {name: getattr(self, name) for name in ("strategy", "budget", "colour", "selected")}
-        facts = {"content": {"type": "pool", **self.content()}, "sheets": sheets, "state": state, "reasons": reasons}
+        "One file that shows the explorer without a kernel and without a network."
         script = (STATIC / "selection.js").read_text(encoding="utf-8").replace("export default", "const widget =")
+        script = (STATIC / "stored.js").read_text(encoding="utf-8") + script
         style = (STATIC / "selection.css").read_text(encoding="utf-8")
         return write_page(path, "selection.html", title=title_of(self.strategy), css=Markup(style),
-                          facts=script_json(facts), module=Markup(script))
+                          facts=script_json(self.facts()), module=Markup(script))
