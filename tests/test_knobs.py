@@ -77,7 +77,7 @@ def test_the_live_controls_stay_what_a_notebook_shows(knobs):
 def test_some_values_may_stand_for_all_but_the_first_must_be_among_them(knobs):
     frames = show_bars(knobs, stored={"height": (1, 4)})[live.FRAMES]
     assert frames["controls"][0]["words"] == ["1 high", "4 high"] and len(frames["frames"]) == 4
-    with pytest.raises(ValueError, match="height: found 1 as its first value, expected one of"):
+    with pytest.raises(ValueError, match="height: found 1 at first, expected one of"):
         show_bars(knobs, stored={"height": (0, 4)})
 
 
