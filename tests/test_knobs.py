@@ -108,6 +108,6 @@ def test_a_knob_is_moved_with_the_keyboard(knobs, new_page, project, tmp_path):
     page.get_by_label("colour").select_option("blue")
     page.wait_for_selector(".stal-knob[data-shown='5']")
     assert canvas.get_attribute("aria-label") == "Bars. 2 high; blue; the second is 2"
-    pixels = page.evaluate("(() => { const c = document.querySelector('canvas'); return [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]; })()")
+    pixels = canvas.evaluate("c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]")
     assert np.abs(np.array(pixels).reshape(50, 100, 4) - frame_of(data, 5)).max() <= 1
     assert page.problems == [] and json.loads(page.locator("script[type='application/json']").inner_text())["alt"] == "Bars."
