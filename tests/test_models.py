@@ -129,7 +129,7 @@ def test_memory_layout_and_precision(small):
         assert torch.isfinite(small(images).logits).all()
 
 
-@pytest.mark.parametrize("architecture, backbone", [("deeplabv3plus", "resnet18"), ("deeplabv2", "resnet18"), ("deeplabv2", "tf_efficientnet_lite0")])
+@pytest.mark.parametrize("architecture, backbone", [("deeplabv3plus", "resnet18"), ("deeplabv2", "resnet18"), ("deeplabv2", "timm/test_efficientnet")])
 def test_it_can_be_compiled_as_one_graph(architecture, backbone):
     "No data-dependent Python in the forward pass: torch.compile makes one graph of it."
     torch._dynamo.reset()

@@ -98,6 +98,28 @@ def test_every_stored_knob_moves_its_picture(site, new_page):
                        for c in json.loads(n.read_text())["cells"] for o in c.get("outputs", [])) >= 5
 
 
+def test_the_explorers_answer_without_a_kernel(site, new_page):
+    page = new_page()
+    page.goto((site / "09_uncertainty.html").as_uri())
+    says = page.locator(".stal-explorer [data-testid=says]")
+    says.filter(has_text="of the errors").wait_for()
+    before = says.inner_text()
+    page.get_by_label("Measure").select_option("ripu")
+    page.wait_for_function("before => document.querySelector('[data-testid=says]').textContent !== before", arg=before)
+    page.get_by_label("Shade the most uncertain").press("End")
+    says.filter(has_text="100 % of the errors").wait_for()
+    page.goto((site / "10_selection.html").as_uri())
+    explorer = page.locator(".stal-selection")
+    for strategy in page.get_by_label("Strategy").locator("option").evaluate_all("options => options.map(o => o.value)"):
+        page.get_by_label("Strategy").select_option(strategy)
+        page.get_by_label("Budget").press("ArrowRight")
+        budget = int(page.get_by_label("Budget").input_value())
+        assert explorer.get_attribute("data-strategy") == strategy and explorer.locator(".stal-thumb[aria-pressed=true]").count() == budget
+        explorer.locator(".stal-thumb[aria-pressed=true]").last.click()
+        explorer.locator("[data-testid=reason]").filter(has_text="Queried: ").wait_for()
+    assert page.problems == []
+
+
 def test_no_page_is_heavy(site):
     assert [f.name for f in site.rglob("*.html") if f.stat().st_size >= 3e6] == []
 

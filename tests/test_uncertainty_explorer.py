@@ -58,6 +58,42 @@ def last(explorer):
     return content, {name: np.frombuffer(data, types.get(name, np.uint8)) for name, data in zip(content["parts"], buffers)}
 
 
+def test_a_page_without_a_kernel_shows_what_python_computed(scenes, project, new_page, tmp_path, monkeypatch):
+    "For each stored measure and radius the shade holds the same errors, up to the steps in which maps are stored; the explorer stays as it was."
+    monkeypatch.syspath_prepend(project / "nbs")
+    monkeypatch.delenv("IN_TEST", raising=False)
+    from figures.explorers import show_uncertainty
+    from tools import live
+
+    shown, explorer = [], UncertaintyExplorer(scenes, {"early": Colours(0), "late": Colours(1)}, image=1, percent=30)
+    monkeypatch.setattr("figures.explorers.display", lambda data, raw: shown.append(data))
+    show_uncertainty(explorer, ("entropy", "margin", "ripu"), radii=(1, 4, 9))
+    assert (explorer.measure, explorer.radius, explorer.image) == ("entropy", 4, 1) and "send" not in vars(explorer)
+    (tmp_path / "page.html").write_text(f"<!doctype html><meta charset=utf-8>{live.explorer_html(shown[0], '1')}", encoding="utf-8")
+    page = new_page()
+    page.goto((tmp_path / "page.html").as_uri())
+    caught = "([wanted]) => Math.abs(document.querySelector('[data-testid=says]').dataset.caught - wanted) < 0.02"
+
+    def agrees(**state):
+        for name, value in state.items():
+            setattr(explorer, name, value)
+        page.wait_for_function(caught, arg=[explorer.caught()], timeout=5_000)
+        return page.locator("canvas[data-panel=map]").evaluate("c => c.toDataURL()")
+
+    maps = [agrees()]
+    for measure in ("margin", "ripu"):
+        page.get_by_label("Measure").select_option(measure)
+        page.wait_for_function(f"document.querySelector('canvas[data-panel=map] + figcaption').textContent.includes('{EXPLORED[measure].label}')")
+        maps.append(agrees(measure=measure))
+    for key, radius in (("ArrowRight", 9), ("ArrowRight", 9), ("ArrowLeft", 4), ("ArrowLeft", 1)):  # only what was stored
+        page.get_by_label("Radius").press(key)
+        assert page.get_by_label("Radius").input_value() == str(radius)
+        agrees(radius=radius)
+    page.get_by_label("Shade the most uncertain").press("PageUp")
+    agrees(percent=int(page.get_by_label("Shade the most uncertain").input_value()))
+    assert len(set(maps)) == 3 and explorer.percent > 30 and page.problems == []
+
+
 def test_a_new_page_gets_everything_and_then_only_what_changed(explorer):
     explorer.receive({"type": "hello"})
     assert last(explorer)[0]["parts"] == ["picture", "truth", "classes", "shares", "values", "order"]

@@ -13,6 +13,8 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from tools.live import FRAMES
+
 
 def small_png(data: str) -> str:
     "A PNG (base64) with 256 colours where that makes it smaller: a third of the size, and no difference that one sees. Class colours stay exact."
@@ -45,7 +47,7 @@ def tidy(nb) -> None:
             output.pop("execution_count", None) if output.output_type != "execute_result" else output.update(execution_count=None)
             if "metadata" in output:
                 output["metadata"] = {}
-            if "image/png" in output.get("data", {}):
+            if "image/png" in output.get("data", {}) and FRAMES not in output["data"]:  # whose colours other pictures share
                 output["data"]["image/png"] = small_png("".join(output["data"]["image/png"]))
             for mime, value in output.get("data", {}).items():
                 if mime == "text/plain":  # addresses of objects change with every run

@@ -57,7 +57,8 @@ def stored_values(
         values = widget.options if hasattr(widget, "options") else steps_of(widget)
     values, now = list(values), widget.value
     if now not in values:
-        raise ValueError(f"{widget._kwarg}: found {now!r} at first, expected one of {values}, which are stored")
+        raise ValueError(f"{widget._kwarg}: found {now!r} as its first value, expected one of {values}, which are "
+                         "stored")
     if "IN_TEST" in os.environ:  # the tests of a notebook draw two
         values = [value for value in values if value in (now, values[-1])]
     kind = "select" if isinstance(now, str) else "range"

@@ -1,5 +1,6 @@
 """Pictures of finished runs, for 01, 13 and 20; small runs for tests."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ def example_run(
     "A run of about twenty seconds, for looking at; far too short to be good."
     from stal_nb.config import Config
 
-    run = Run.create(Config.preset("demo", **{**SMALL, "name": "example", **changes}), path)
+    few = {"source_steps": 8, "round_steps": (8, 8)} if "IN_TEST" in os.environ else {}  # enough for tests of notebooks
+    run = Run.create(Config.preset("demo", **{**SMALL, "name": "example", **few, **changes}), path)
     run.bar = False
     run.finish()
     return run
