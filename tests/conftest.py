@@ -28,10 +28,12 @@ def leaves_the_process_as_it_was():
         own = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "TORCH", "_TORCH", "TRITON"))}  # the latter two: set by compiling
         return {"__main__": sys.modules["__main__"], "current folder": os.getcwd(), "environment": own, "torch": numbers}
 
-    before = state()
+    before, modules = state(), set(sys.modules)
     yield
     after = state()
     before["torch"] = before["torch"] or after["torch"]
+    gone = {name for name in modules - set(sys.modules) if name.split(".")[0] in ("figures", "stal_nb", "tools")}
+    assert not gone, f"took away modules that others have imported: {sorted(gone)}"
     changed = [name for name in before if before[name] != after[name]]
     variables = dict(before["environment"].items() ^ after["environment"].items())
     assert not changed, f"left changed: {', '.join(changed)} {', '.join(sorted(variables))}"

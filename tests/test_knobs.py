@@ -2,7 +2,6 @@
 import base64
 import io
 import json
-import sys
 
 import numpy as np
 import pytest
@@ -12,18 +11,15 @@ from tools import live
 
 
 @pytest.fixture
-def knobs(project, monkeypatch):
+def knobs(monkeypatch):
     "nbs/figures/knobs.py, with what it would display."
-    monkeypatch.syspath_prepend(project / "nbs")
     from figures import knobs
 
     monkeypatch.setattr(knobs, "shown", [], raising=False)
     monkeypatch.setattr(knobs, "display", lambda data, raw: knobs.shown.append(data))
     monkeypatch.setattr("figures.losses.display", lambda picture: None)
     monkeypatch.delenv("IN_TEST", raising=False)
-    yield knobs
-    for name in [name for name in sys.modules if name.split(".")[0] == "figures"]:
-        del sys.modules[name]
+    return knobs
 
 
 def two_bars(height=1, colour="red"):
