@@ -10,9 +10,10 @@ import pytest
 from stal_nb.config import Config
 from tools import glossary, slides
 from tools.docs import OPENING, notebooks
+from tools.quick_checks import course
 
 NBS = Path(__file__).resolve().parent.parent / "nbs"
-COURSE = slides.course(NBS)
+COURSE = course(NBS)
 
 
 @cache

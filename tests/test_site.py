@@ -239,7 +239,7 @@ def test_a_term_shows_its_two_lines_by_pointer_key_and_touch(site, new_page):
 
 def test_exercises_are_slides_with_folded_answers(site, new_page):
     "One at a time, by the arrow keys and by address; all of them, folded, on paper."
-    expected = [one for notebook in slides.course(docs.ROOT / "nbs") for one in slides.read_exercises(notebook)]
+    expected = [one for notebook in quick_checks.course(docs.ROOT / "nbs") for one in slides.read_exercises(notebook)]
     page = new_page()
     page.goto((site / "exercises.html").as_uri())
     sections = page.locator("main.content section.level2")

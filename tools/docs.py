@@ -53,11 +53,13 @@ def notebooks(folder: Path) -> list[Path]:
 
 def web_output(output: dict, number: str, alt: str = "") -> dict | None:
     "An output as a page without a kernel can show it: plotly data becomes a figure; controls move stored pictures, or leave a note."
+    from stal_nb.app.pages import script_json
+
     data = output.get("data") or {}
     if PLOTLY in data:
         figure = {k: data[PLOTLY].get(k) for k in ("data", "layout", "frames") if data[PLOTLY].get(k)}
         height = (figure.get("layout") or {}).get("height") or 450
-        source = json.dumps(figure).replace("</", "<\\/")
+        source = script_json(figure)
         text = (f'<div class="stal-plot" id="plot-{number}" style="min-height:{height}px"></div>'
                 f'<script type="application/json" data-plot="plot-{number}">{source}</script>')
         return {"output_type": "display_data", "metadata": {}, "data": {"text/html": text}}

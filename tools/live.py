@@ -12,13 +12,10 @@ FRAMES = "application/vnd.stal-nb.frames+json"  # written by nbs/figures/knobs.p
 EXPLORER = "application/vnd.stal-nb.explorer+json"  # written by nbs/figures/explorers.py
 
 
-def script_json(value) -> str:
-    "A value as JSON that may stand in a script element."
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("</", "<\\/")
-
-
 def knob_html(data: dict, alt: str) -> str:
     "Stored frames as the page shows them: the picture shown first, and what `nbs/knobs.js` needs to react to controls."
+    from stal_nb.app.pages import script_json
+
     frames, first = data[FRAMES], 0
     for control in frames["controls"]:
         first = first * len(control["words"]) + control["start"]
@@ -30,6 +27,8 @@ def knob_html(data: dict, alt: str) -> str:
 
 def explorer_html(data: dict, number: str) -> str:
     "A stored explorer: the widget's own script and style, over a model that answers from what the notebook stored."
+    from stal_nb.app.pages import script_json
+
     name = data[EXPLORER]["name"]
     facts = json.loads(gzip.decompress(base64.b64decode(data[EXPLORER]["facts"])))
     static = ROOT / "stal_nb" / "app" / "static"

@@ -10,6 +10,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from tools.quick_checks import course
+
 NAME = "exercises"
 DETAILS = re.compile(r"<details>\s*<summary>(Answers?)</summary>(.*?)</details>", re.S)
 ITEM = re.compile(r"^(\d+)\. ", re.M)
@@ -54,11 +56,6 @@ def read_exercises(notebook: Path) -> list[Exercise]:
     return [Exercise(notebook.stem, title, n, *both) for n, both in sorted(try_it(section[1]).items())] if section else []
 
 
-def course(folder: Path) -> list[Path]:
-    "The numbered notebooks, in reading order."
-    return sorted(folder.glob("[0-9][0-9]*_*.ipynb"))
-
-
 def write_page(folder: Path, target: Path) -> None:
     "Write the exercises of the notebooks of a folder as a notebook of text cells."
     exercises = [exercise for notebook in course(folder) for exercise in read_exercises(notebook)]
@@ -75,6 +72,5 @@ def write_page(folder: Path, target: Path) -> None:
 
 def finish(page: str) -> str:
     "The rendered page with its script. The class is set before anything is drawn, so that the list is not seen first."
-    page = page.replace("</head>", '<script>document.documentElement.classList.add("stal-deck")</script>'
+    return page.replace("</head>", '<script>document.documentElement.classList.add("stal-deck")</script>'
                         '<script src="site_libs/stal_slides.js" defer></script></head>', 1)
-    return page

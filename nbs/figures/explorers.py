@@ -4,7 +4,6 @@ The notebook stores it beside the live widget; the documentation site gives it t
 (`stal_nb/app/static`), with a model that answers from it (`stored.js` there, and `nbs/explorers.js`)."""
 import base64
 import gzip
-import io
 import json
 import os
 from collections.abc import Sequence
@@ -13,6 +12,7 @@ import numpy as np
 from IPython.display import display
 from PIL import Image
 
+from figures.knobs import packed
 from stal_nb.app.selection_explorer import SelectionExplorer
 from stal_nb.app.uncertainty_explorer import UncertaintyExplorer
 
@@ -98,6 +98,5 @@ def _grey(
     shape: tuple[int, int],  # (height, width) of one plane
 ) -> str:
     "Planes below each other as one grey picture that loses nothing, in base64."
-    file = io.BytesIO()
-    Image.fromarray(values.reshape(-1, shape[1])).convert("RGB").save(file, "WEBP", lossless=True, quality=80, method=4)
-    return base64.b64encode(file.getvalue()).decode()
+    planes = Image.fromarray(values.reshape(-1, shape[1])).convert("RGB")
+    return packed(planes, "WEBP", lossless=True, quality=80, method=4)

@@ -15,7 +15,7 @@ from IPython.display import display
 from matplotlib import pyplot as plt
 from PIL import Image
 
-from figures.losses import show
+from figures.losses import picture_of, show
 
 FRAMES = "application/vnd.stal-nb.frames+json"
 
@@ -93,14 +93,6 @@ def draw_frames(
     height, width = pictures[first].shape[:2]
     return packed(Image.fromarray(pictures[first]).quantize(256, dither=Image.Dither.NONE), "PNG", optimize=True), {
         "below": below, "controls": controls, "frames": frames, "height": height, "says": says, "width": width}
-
-
-def picture_of(figure: plt.Figure) -> np.ndarray:  # (H,W,3) uint8
-    "A figure as it is saved, and closed."
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    plt.close(figure)
-    return np.asarray(Image.open(buffer).convert("RGB"))
 
 
 def one_palette(

@@ -93,16 +93,21 @@ def panels(
     return figure, axes
 
 
+def picture_of(figure: plt.Figure) -> np.ndarray:  # (H,W,3) uint8
+    "A figure as it is saved, and closed."
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    plt.close(figure)
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
 def show(
     figure: plt.Figure,
     colours: int = 96,  # of the picture's palette
 ) -> None:
     "Show a figure inside a widget, as a small picture: it is stored in the notebook."
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    plt.close(figure)
     small = io.BytesIO()
-    Image.open(buffer).convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    Image.fromarray(picture_of(figure)).quantize(colours, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
     display(Picture(small.getvalue()))
 
 

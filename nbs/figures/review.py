@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from figures.strategies import read_strategies
+
 SEEDS = (0, 1, 2)
 TARGETS = {"drawn streets": ("demo", "scenes"), "CamVid": ("camvid", "camvid")}  # its names in both files
 
@@ -25,12 +27,12 @@ def over_chance(runs, strategy):
 
 def review_table(folder="results"):
     "Four rows, a column a target, three seeds in each cell."
-    read = {name: json.loads((Path(folder) / f"{name}.json").read_text(encoding="utf-8"))
-            for name in ("uncertainty", "strategies")}
+    uncertainty = json.loads((Path(folder) / "uncertainty.json").read_text(encoding="utf-8"))
+    strategies = read_strategies(Path(folder) / "strategies.json")
     columns = {}
     for target, (preset, data) in TARGETS.items():
-        rows = read["uncertainty"][preset]["rows"]
-        runs = [r for r in read["strategies"]["runs"] if r["data"] == data]
+        rows = uncertainty[preset]["rows"]
+        runs = [r for r in strategies if r["data"] == data]
         columns[target] = {"wrong pixels, four surer fifths (%)": wrong_pixels(rows, surer=True),
                            "wrong pixels, least sure fifth (%)": wrong_pixels(rows, surer=False),
                            "entropy against chance (mIoU)": over_chance(runs, "entropy"),
