@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import bootstrap, browser, docs, execute, lock, testing
+from tools import bootstrap, browser, docs, execute, installer, lock, testing
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,7 +31,7 @@ def stand_in(tmp_path, monkeypatch):
     for name in bootstrap.DECLARATIONS:
         (tmp_path / name).write_text(name)
     installed = []
-    monkeypatch.setattr(bootstrap, "pip_install", lambda python, root, latest: installed.append("newest" if latest else "tested"))
+    monkeypatch.setattr(bootstrap, "install", lambda python, root, latest: installed.append("newest" if latest else "tested"))
     return tmp_path, installed
 
 
@@ -52,15 +52,53 @@ def test_the_newest_versions_have_an_environment_of_their_own(stand_in):
     assert installed == ["tested", "newest"] and (root / ".venv") in tested.parents and (root / ".venv-latest") in newest.parents
 
 
-def test_pip_gets_the_tested_versions_or_all_new_ones(tmp_path, monkeypatch):
-    asked = tmp_path / "asked"
-    program = tmp_path / "python"
-    program.write_text(f'#!/bin/sh\necho "$@" > {asked}\n')
-    program.chmod(0o755)
-    bootstrap.pip_install(program, tmp_path, latest=False)
-    assert "-m pip install -e .[notebooks,dev] -c constraints.txt" in asked.read_text()
-    bootstrap.pip_install(program, tmp_path, latest=True)
-    assert "--upgrade" in asked.read_text() and "constraints" not in asked.read_text()
+@pytest.fixture
+def program(tmp_path):
+    "A stand-in for Python that writes down what it is asked, and fails where its arguments hold the word in `fails`."
+    asked, file = tmp_path / "asked", tmp_path / "python"
+    (tmp_path / "fails").write_text("nothing")
+    file.write_text(f"""#!/bin/sh
+echo "$@" >> {asked}
+case "$*" in *" config list") cat {tmp_path}/config 2>/dev/null || :;; *"$(cat {tmp_path}/fails)"*) echo no such thing; exit 3;; esac
+""")
+    file.chmod(0o755)
+    return file
+
+
+@pytest.mark.parametrize("fails", ["nothing", "-m uv", "pip install --quiet"])
+def test_packages_get_the_tested_versions_or_all_new_ones(tmp_path, program, fails):
+    "With uv; with pip where uv fails, or cannot be had."
+    (tmp_path / "fails").write_text(fails)
+    installer.install(program, tmp_path, latest=False)
+    last = (tmp_path / "asked").read_text().splitlines()[-1]
+    assert "pip install" in last and "-e .[notebooks,dev] -c constraints.txt" in last and ("-m uv" in last) == (fails == "nothing")
+    installer.install(program, tmp_path, latest=True)
+    last = (tmp_path / "asked").read_text().splitlines()[-1]
+    assert "--upgrade" in last and "constraints" not in last
+
+
+def test_an_installation_that_neither_manages_is_explained(tmp_path, program):
+    (tmp_path / "fails").write_text("pip install")
+    with pytest.raises(installer.SetupProblem, match="pip said why above"):
+        installer.install(program, tmp_path, latest=False)
+
+
+def test_uv_is_told_what_pip_was_told(tmp_path, program):
+    (tmp_path / "config").write_text("""global.find-links='/old'
+:env:.find-links='/wheels /more'
+:env:.no-cache-dir='1'
+global.cert='/etc/ssl/own.pem'
+install.extra-index-url='https://mirror/simple'
+global.progress-bar='off'
+list.format='columns'
+""")
+    installer.install(program, tmp_path, latest=False)
+    last = (tmp_path / "asked").read_text().splitlines()[-1]
+    assert "-m uv" in last and last.endswith("--extra-index-url https://mirror/simple --find-links /wheels --find-links /more --no-cache")
+    assert installer.translate("global.cert='/etc/ssl/own.pem'") == ([], {"SSL_CERT_FILE": "/etc/ssl/own.pem"})
+    (tmp_path / "config").write_text("global.only-binary=':all:'\n")  # uv has it in another form: pip
+    installer.install(program, tmp_path, latest=False)
+    assert "-m uv" not in (tmp_path / "asked").read_text().splitlines()[-1]
 
 
 def test_an_installation_that_failed_is_tried_again(stand_in, monkeypatch):
@@ -70,7 +108,7 @@ def test_an_installation_that_failed_is_tried_again(stand_in, monkeypatch):
         raise bootstrap.SetupProblem("no network")
 
     with monkeypatch.context() as patch:
-        patch.setattr(bootstrap, "pip_install", fails)
+        patch.setattr(bootstrap, "install", fails)
         with pytest.raises(bootstrap.SetupProblem, match="no network"):
             bootstrap.set_up(root)
     bootstrap.set_up(root)
@@ -137,7 +175,7 @@ def test_a_missing_venv_module_is_told_with_the_package_to_install(tmp_path):
     ("error: command '/usr/bin/gcc' failed with exit code 1", "no wheel for this Python"),
     ("something new", "pip said why")])
 def test_a_failed_installation_is_explained(output, words):
-    assert words in bootstrap.explain_pip_failure(output)
+    assert words in installer.explain_pip_failure(output)
 
 
 def test_the_command_line_of_set_up_tells_problems_without_a_traceback(monkeypatch, capsys):
@@ -189,9 +227,10 @@ def test_every_target_of_make_is_a_command():
 
 def test_set_up_starts_on_old_pythons():
     "It tells people that their Python is too old, so it may not use the syntax of newer ones. It is short, because everybody has to trust it."
-    source = (ROOT / "tools" / "bootstrap.py").read_text()
-    ast.parse(source, feature_version=(3, 5))
-    assert len(source.splitlines()) <= 150
+    for name in ("bootstrap", "installer"):
+        source = (ROOT / "tools" / f"{name}.py").read_text()
+        ast.parse(source, feature_version=(3, 5))
+        assert len(source.splitlines()) <= 150
 
 
 # -- browser -----------------------------------------------------------------------------------------------------------------------

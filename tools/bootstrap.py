@@ -16,31 +16,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tools.installer import NEWEST, OLDEST, SetupProblem, install, say
+
 if os.name != "nt":
     import fcntl  # one set-up of a folder at a time; on Windows pip alone has to be careful
 
-OLDEST, NEWEST = (3, 10), (3, 13)  # tested Python versions
 DECLARATIONS = ("settings.ini", "setup.py", "pyproject.toml", "constraints.txt")  # set-up is repeated when one of them changes
 ROOT = Path(__file__).resolve().parent.parent
 INSIDE = "Scripts/python.exe" if os.name == "nt" else "bin/python"  # of a virtual environment
-TOLD = ("Downloading", "Building", "Installing collected", "Successfully", "ERROR", "error", "Retrying", "WARNING: Retrying")  # of what pip says
-REASONS = [  # words in what pip said, and what a person does about it
-    (("no space left", "errno 28", "disk quota"), "The disk is full. The packages need about 7 GB (2 GB with the CPU build of PyTorch)."),
-    (("newconnectionerror", "name resolution", "failed to resolve", "connection refused", "unreachable", "timeout", "timed out", "proxyerror",
-      "max retries exceeded", "could not fetch url", "certificate_verify_failed"),
-     "The package index cannot be reached. Check the network, a proxy (HTTPS_PROXY) or a mirror (PIP_INDEX_URL), then start again."),
-    (("no matching distribution", "could not find a version", "requires-python", "requires a different python", "failed building wheel", "gcc"),
-     "A package has no wheel for this Python or machine; Python %d.%d to %d.%d on 64-bit Linux, macOS or Windows is supported." % (OLDEST + NEWEST)),
-    (("",), "pip said why above. After putting it right, start again; what is installed already is kept."),
-]
-
-
-class SetupProblem(Exception):
-    """Something a person has to do; the message says what."""
-
-
-def say(text):
-    print("[stal_nb] " + text.replace("\n", "\n[stal_nb] "), flush=True)
 
 
 def python_version(python, modules="venv"):
@@ -81,26 +64,6 @@ def make_environment(folder, python):
     return inside
 
 
-def explain_pip_failure(output):
-    """What to do about a failed installation, from what pip said."""
-    return next(advice for words, advice in REASONS if any(word in output.lower() for word in words))
-
-
-def pip_install(python, root, latest):
-    """Install the project for development, with the tested versions or the newest ones, showing what pip does."""
-    command = ["pip", "install", "-e", ".[notebooks,dev]"] + (["--upgrade", "--upgrade-strategy", "eager"] if latest else ["-c", "constraints.txt"])
-    say("$ %s   (the first time: some minutes and several GB, most of it PyTorch)" % " ".join(command))
-    lines, quiet = [], ["--no-compile", "--disable-pip-version-check", "--no-input", "--progress-bar", "off"]  # Python compiles what is used: 30 s less
-    with subprocess.Popen([str(python), "-m"] + command + quiet, cwd=str(root), stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        for raw in process.stdout:
-            lines.append(raw.decode(errors="replace").strip())
-            if lines[-1].startswith(TOLD):
-                print("  " + lines[-1][:160], flush=True)
-    if process.returncode:
-        print("\n".join("  " + line for line in lines[-25:]), flush=True)
-        raise SetupProblem("The packages could not be installed. " + explain_pip_failure("\n".join(lines[-200:])))
-
-
 def set_up(root=ROOT, latest=False):
     """Make sure that the environment holds the project and all it needs; returns its interpreter. Quick when there is nothing to do."""
     folder = root / (".venv-latest" if latest else ".venv")
@@ -114,7 +77,7 @@ def set_up(root=ROOT, latest=False):
             fcntl.flock(file, fcntl.LOCK_EX)
         if inside.exists() and stamp.exists() and stamp.read_text() == fingerprint():
             return inside
-        pip_install(make_environment(folder, choose_python()), root, latest)
+        install(make_environment(folder, choose_python()), root, latest)
         stamp.write_text(fingerprint())
         say("Set-up complete.")
     return inside
