@@ -97,12 +97,13 @@ def outcome(
     run: RunView,  # that is complete
     validation: Mapping[str, Dataset],  # further labelled images to measure on
 ) -> dict[str, Any]:
-    """What is kept of a run: one entry a trained stage ("stage", "labelled", "fraction", "miou", "iou", "student",
+    """What is kept of a run: one entry a measured stage ("stage", "labelled", "fraction", "miou", "iou", "student",
     "steps", "seconds", "validation"), what was "acquired", and "config"."""
     summary, sets = run.summary(), dict(validation)
     if run.data.val is not None and len(set(run.data.val.groups)) > 1:
         sets = {"own": run.data.val, **sets}
-    stages = [{"stage": "source", "labelled": 0, "fraction": 0.0, **summary["source_only"]}]
+    first = summary["source_only"]  # None without a source stage
+    stages = [{"stage": "source", "labelled": 0, "fraction": 0.0, **first}] if first else []
     stages += [{"stage": f"round {entry['round']}", **entry} for entry in summary["rounds"]]
     for entry in stages:
         entry["validation"] = {name: scores_by_group(run, entry["stage"], part) for name, part in sets.items()}

@@ -21,6 +21,7 @@ from stal_nb.comparison import compare, measured, measures_of, results_text
 from stal_nb.config import Config
 from stal_nb.datasets import RunData
 from stal_nb.experiments import Experiment
+from stal_nb.outcomes import outcome
 from stal_nb.run import Run
 from stal_nb.runtime.errors import ConfigError, StalError, StoreError
 from stal_nb.splits import Concatenated, block_split, without_group
@@ -247,6 +248,15 @@ def test_a_run_that_is_killed_goes_on_and_ends_as_if_it_had_not(tmp_path):
     alone = Run.create(arms[0].config("demo", experiment.base, 0), tmp_path / "alone")
     alone.bar = False
     assert alone.finish()["rounds"][0]["miou"] == second["runs"][0]["stages"][-1]["miou"]
+
+
+def test_what_is_kept_of_a_run_without_a_source_begins_with_its_first_labels(tmp_path):
+    run = Run.create(Config.preset("demo", **{**SHORT, "source": "none", "source_steps": 0, "source_batch": 0}), tmp_path / "run")
+    run.bar = False
+    run.finish()
+    kept = outcome(run, {})
+    assert [(stage["stage"], stage["labelled"]) for stage in kept["stages"]] == [("round 0", 1), ("round 1", 2)]
+    assert len(kept["acquired"]["ids"]) == 2
 
 
 # -- the file and the command --------------------------------------------------------------------------------------------------
