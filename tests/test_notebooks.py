@@ -164,7 +164,6 @@ def test_the_networks_that_notebooks_show_come_with_them(monkeypatch):
     "So that nobody trains them, and text about a pixel holds on every machine. They are found by what they were made with."
     monkeypatch.syspath_prepend(NBS)
     from figures import warm_models
-
     from stal_nb.app import demo
 
     names = {warm_models.file_name(), f"demo-sim-{demo.recipe_key({**demo.DEMO_RECIPE, 'domain': 'sim'})}.safetensors"}
@@ -175,6 +174,7 @@ def test_the_networks_that_notebooks_show_come_with_them(monkeypatch):
 def test_packed_weights_are_nearly_those_that_were_packed(monkeypatch):
     monkeypatch.syspath_prepend(NBS)
     import torch
+
     from figures.warm_models import WARM_UP, packed, unpacked
 
     torch.manual_seed(0)
