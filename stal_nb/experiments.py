@@ -23,7 +23,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from .arms import Arm, Task, shared_tasks
-from .config import PRESETS, Config
+from .config import PATHS, PRESETS, Config
 from .planning import duration
 from .runtime.errors import ConfigError, StoreError
 from .runtime.files import atomic_write_json, make_folder
@@ -177,7 +177,11 @@ def _check_key(file: Path, key: str, value: Any) -> None:
 
 
 def _path(file: Path, name: str, value: Any) -> Any:
-    "A path with $VARIABLES and ~ filled in; what is no text stays."
+    "A path, or a list or table of some, with $VARIABLES and ~ filled in; what is no text stays."
+    if isinstance(value, list):
+        return [_path(file, name, one) for one in value]
+    if isinstance(value, dict):
+        return {key: _path(file, f"{name}.{key}", one) for key, one in value.items()}
     if not isinstance(value, str):
         return value
     path = os.path.expanduser(os.path.expandvars(value))
@@ -190,10 +194,9 @@ def _filled_in(file: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with $VARIABLES and ~ of paths filled in, and None for the word "null", which TOML lacks. Raises
     `ConfigError` for a variable that is not set."""
     found = {name: None if value == "null" else value for name, value in settings.items()}
-    for name in settings:
-        if name.endswith(("_root", "_split")) or name == "weights":
-            value = found[name]
-            found[name] = [_path(file, name, v) for v in value] if isinstance(value, list) else _path(file, name, value)
+    for name in settings.keys() & PATHS:
+        if not (name in ("classes", "source_classes", "mapping") and isinstance(found[name], dict)):  # a table of names
+            found[name] = _path(file, name, found[name])
     return found
 
 # %% ../nbs/runtime/experiments.ipynb #e92bf82a

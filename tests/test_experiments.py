@@ -276,6 +276,24 @@ def test_a_wrong_file_is_refused_with_its_name_and_the_key(tmp_path, capsys, tex
     assert str(file) in error and expected in error and not (tmp_path / "runs").exists()
 
 
+def test_variables_are_filled_in_wherever_a_setting_names_files(tmp_path, monkeypatch):
+    monkeypatch.setenv("HERE", str(tmp_path))
+    file = tmp_path / "experiment.toml"
+    file.write_text("""[base]
+data_root = "$HERE/a"
+source_root = ["$HERE/b", "~/c"]
+validation = { day = "$HERE/d" }
+[arms.a]
+weights = "null"
+""")
+    base = Experiment.read(file).base
+    assert base["data_root"] == f"{tmp_path}/a" and base["source_root"] == [f"{tmp_path}/b", os.path.expanduser("~/c")]
+    assert base["validation"] == {"day": f"{tmp_path}/d"}
+    file.write_text('[base]\nvalidation = { day = "$NOT_SET/d" }\n[arms.a]')
+    with pytest.raises(ConfigError, match="validation.day: found '.NOT_SET/d', expected the environment variable NOT_SET to be set"):
+        Experiment.read(file)
+
+
 def test_example_files_plan(monkeypatch, capsys, tmp_path):
     "They name real data by a variable; planning opens none of it."
     for name in ("CAMVID", "FACADE", "CELLS"):
