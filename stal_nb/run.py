@@ -238,8 +238,6 @@ class RunView(stages.RunParts):
         "Training steps of a round, see `Budget.steps_of`."
         return self.budget.steps_of(number, unlabelled)
 
-    asked = stages.RunParts.acquired  # the name that it had
-
     @property
     def awaiting(self) -> list[str]:
         """The images that the run asks a person to label, in the order of the query: neither finished nor skipped.

@@ -158,3 +158,33 @@ def test_compute_cells_import_no_pictures():
 def test_readme_is_what_the_index_says():
     from tools.docs import write_readme
     assert write_readme(check=True) == [], "run `make export`"
+
+
+def test_the_networks_that_notebooks_show_come_with_them(monkeypatch):
+    "So that nobody trains them, and text about a pixel holds on every machine. They are found by what they were made with."
+    monkeypatch.syspath_prepend(NBS)
+    from figures import warm_models
+    from stal_nb.app import demo
+
+    names = {warm_models.file_name(), f"demo-sim-{demo.recipe_key({**demo.DEMO_RECIPE, 'domain': 'sim'})}.safetensors"}
+    assert {file.name for file in demo.STORED.iterdir()} == names, "store_demo_model() or store_warm_models() was forgotten"
+    assert sum(file.stat().st_size for file in demo.STORED.iterdir()) < 20e6
+
+
+def test_packed_weights_are_nearly_those_that_were_packed(monkeypatch):
+    monkeypatch.syspath_prepend(NBS)
+    import torch
+
+    from figures.warm_models import WARM_UP, packed, unpacked
+
+    torch.manual_seed(0)
+    start = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    trained = {step: {name: value + (0.1 * torch.randn(value.shape) if value.is_floating_point() else 7) for name, value in start.state_dict().items()}
+               for step in WARM_UP["snapshots"]}
+    found = unpacked(packed(trained, start), start)
+    for step, weights in trained.items():
+        for name, value in weights.items():
+            change = (value - start.state_dict()[name]).abs().max()
+            assert found[step][name].dtype == value.dtype and (found[step][name] - value).abs().max() <= max(change / 200, 1e-3), name
+    with pytest.raises((KeyError, RuntimeError)):
+        unpacked(packed(trained, start), torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)))

@@ -3,8 +3,10 @@ runtime/calibration."""
 
 import hashlib
 import json
+from contextlib import suppress
 from copy import deepcopy
 from functools import lru_cache
+from pathlib import Path
 
 import torch
 from filelock import FileLock
@@ -12,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from stal_nb.app.demo import DEMO_RECIPE, cache_folder, demo_model, recipe_key
+from stal_nb.app.demo import DEMO_RECIPE, STORED, cache_folder, demo_model, recipe_key
 from stal_nb.config import TrainingConfig
 from stal_nb.labels import CITYSCAPES
 from stal_nb.runtime.files import atomic_write_bytes
@@ -32,27 +34,69 @@ def warm_models() -> dict[str, nn.Module]:  # name -> network in evaluation mode
     """The demo model before, during and after a short warm-up: self-training on the domain `real`, of which four images
     are labelled.
 
-    The networks are the EMA teachers of one run after 30, 45 and 60 steps. The first call on a machine trains them
-    (about half a minute on
-    two cores); later calls load them from the cache.
+    The networks are the EMA teachers of one run after 30, 45 and 60 steps. Their weights come with the notebooks; with
+    another recipe they are trained once a machine (about half a minute on two cores) and kept in the cache.
     """
-    names = {step: f"warm-up, step {step}" for step in WARM_UP["snapshots"]}
     start = demo_model()
-    key = hashlib.sha256(json.dumps([recipe_key({**DEMO_RECIPE, "domain": "sim"}), WARM_UP],
-                                    sort_keys=True).encode()).hexdigest()[:12]
-    files = {name: cache_folder() / f"warm-{key}-{step}.safetensors" for step, name in names.items()}
-    with FileLock(f"{next(iter(files.values()))}.lock"), torch.inference_mode(False), torch.enable_grad():
-        try:
-            found = {name: load_file(file) for name, file in files.items()}
-        except (OSError, SafetensorError):
-            found = {names[step]: weights for step, weights in _warm_up(start).items()}
-            for name, weights in found.items():
-                atomic_write_bytes(files[name], save({k: v.contiguous() for k, v in weights.items()}))
+    with torch.inference_mode(False), torch.enable_grad():
         models = {"before warm-up": start}
-        for name, weights in found.items():
-            models[name] = deepcopy(start)
-            models[name].load_state_dict(weights)
+        for step, weights in _found_or_trained(start, file_name()).items():
+            models[f"warm-up, step {step}"] = deepcopy(start)
+            models[f"warm-up, step {step}"].load_state_dict(weights)
     return {name: model.eval() for name, model in models.items()}
+
+
+def store_warm_models(folder: Path = STORED) -> Path:
+    "Train them here and write their weights, for everybody's pictures to show the same networks."
+    file = folder / file_name()
+    atomic_write_bytes(file, save(packed(_warm_up(demo_model()), demo_model())))
+    return file
+
+
+def file_name() -> str:
+    "It changes with all that the networks depend on."
+    demo = recipe_key({**DEMO_RECIPE, "domain": "sim"})
+    return f"warm-{hashlib.sha256(json.dumps([demo, WARM_UP], sort_keys=True).encode()).hexdigest()[:12]}.safetensors"
+
+
+def _found_or_trained(start: nn.Module, name: str) -> dict[int, dict[str, Tensor]]:  # step -> weights
+    for file in (STORED / name, cache_folder() / name):
+        with suppress(OSError, SafetensorError, KeyError, RuntimeError):  # other weights, or a damaged file
+            return unpacked(load_file(file), start)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock"):  # several notebooks may want them
+        if not file.exists():
+            atomic_write_bytes(file, save(packed(_warm_up(start), start)))
+    return unpacked(load_file(file), start)
+
+
+def packed(trained: dict[int, dict[str, Tensor]], start: nn.Module) -> dict[str, Tensor]:
+    """A byte a weight: kernels as the difference to the network before, in 127 parts of the largest of each output
+    channel; all else in half precision."""
+    packed, before = {}, start.state_dict()
+    for step, weights in trained.items():
+        for name, value in weights.items():
+            if value.ndim < 2:
+                packed[f"{step}/{name}"] = value.half() if value.is_floating_point() else value
+                continue
+            change = value - before[name]
+            largest = change.flatten(1).abs().amax(1).clamp(min=1e-12)
+            packed[f"{step}/{name}/part"] = largest / 127
+            packed[f"{step}/{name}"] = (change.flatten(1) / largest[:, None] * 127).round().to(torch.int8)
+    return packed
+
+
+def unpacked(packed: dict[str, Tensor], start: nn.Module) -> dict[int, dict[str, Tensor]]:
+    "Inverse of `packed`, up to its rounding. Raises `KeyError` or `RuntimeError` for weights of another network."
+    before, trained = start.state_dict(), {}
+    for step in WARM_UP["snapshots"]:
+        trained[step] = {}
+        for name, value in before.items():
+            stored = packed[f"{step}/{name}"]
+            if value.ndim >= 2:
+                stored = value + (stored * packed[f"{step}/{name}/part"][:, None]).view_as(value)
+            trained[step][name] = stored.to(value.dtype)
+    return trained
 
 
 def _warm_up(start: nn.Module) -> dict[int, dict[str, Tensor]]:
