@@ -19,6 +19,7 @@ import numpy as np
 from .annotation_formats import Frame, id_of_picture, read_frames
 from .labels import IGNORE, LabelSpace
 from .runtime.errors import LabelError
+from .runtime.files import one_form
 from .runtime.listing import some_of
 
 # %% ../nbs/runtime/annotation_files.ipynb #6ebd9cbd
@@ -53,7 +54,7 @@ def class_positions(
     background: int | None = None,  # position of what labelme calls `_background_`
 ) -> dict[str, int]:  # name in the files -> position, 255 = ignore
     "What the names of a file mean. Raises `LabelError` that lists all names which mean nothing, with suggestions."
-    said = {**OF_LABELME, **(names or {})}
+    said = {**OF_LABELME, **{one_form(name).strip(): meant for name, meant in (names or {}).items()}}
     if wrong := sorted({str(v) for v in said.values()} - {IGNORED, *label_space.classes}):
         raise LabelError(f"names: found {', '.join(map(repr, wrong))}, expected {IGNORED!r} or a class of "
                          f"{label_space.name}: {', '.join(label_space.classes)}")

@@ -14,6 +14,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
@@ -72,6 +73,14 @@ def _refuse_boxes(boxes: Sequence[str]) -> None:
         _fail(boxes[0], f"a box and no outline ({len(boxes)} such)", f"polygons or masks: {_BOX}")
 
 
+def _class(name: Any, where: str) -> str:
+    "The name of a class as `classes.json` may have it: blanks around it, which nobody sees, mean nothing."
+    plain = one_form(name).strip() if isinstance(name, str) else ""
+    if not plain:
+        _fail(where, f"label {name!r}", "the name of a class")
+    return plain
+
+
 def _size(height: Any, width: Any, where: str) -> tuple[int, int] | None:
     "(H, W) as a file has it; None if it has none."
     if height is None and width is None:
@@ -110,8 +119,9 @@ def _coco_named(content: dict, where: str) -> tuple[dict, dict]:
     "Number -> name, of the categories, and number -> entry, of the images."
     categories: dict[int | str, str] = {}
     for entry in _coco_part(content, "categories", where):
-        key, name = _key(entry, "id", where), entry.get("name")
-        if not isinstance(name, str) or categories.setdefault(key, name) != name:
+        key = _key(entry, "id", where)
+        name = _class(entry.get("name"), f"{where}: category {key!r}")
+        if categories.setdefault(key, name) != name:
             _fail(where, f"category {key!r} with name {name!r}", "one name for each number")
     images: dict[int | str, dict] = {}
     for entry in _coco_part(content, "images", where):
@@ -122,6 +132,37 @@ def _coco_named(content: dict, where: str) -> tuple[dict, dict]:
         images[key] = entry
     return categories, images
 
+# %% ../nbs/runtime/annotation_formats.ipynb #b0c0d4a1
+def _has_box(annotation: dict) -> bool:
+    "Whether a box of some size says where a thing is."
+    box = annotation.get("bbox")
+    numbers = isinstance(box, list) and len(box) == 4 and all(isinstance(n, (int, float)) for n in box)
+    return numbers and min(box[2:]) > 0
+
+
+def _coco_draw(
+    annotation: dict, where: str,
+) -> tuple[Callable[[tuple[int, int]], Iterable[Patch]] | None, list[str]]:
+    "How to draw an annotation, None if it has no area; and the kinds of what is left out of it."
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        return None, ["annotation without an outline"]
+    if not isinstance(segmentation, list):
+        return partial(_run_lengths, segmentation, where=where), []
+    # a slip of the hand leaves "polygons" of one or two points
+    solid = [p for p in segmentation if not (isinstance(p, list) and len(p) in (0, 2, 4))]
+    thin = ["outline of fewer than three points"] * (len(segmentation) - len(solid))
+    return partial(_outlines, solid, where=where) if solid else None, thin
+
+
+def _refuse_shares(content: dict, where: str) -> None:
+    "Outlines in shares of width and height, as some converters write them, would be a pixel each."
+    numbers = (n for annotation in content["annotations"] if isinstance(annotation.get("segmentation"), list)
+               for polygon in annotation["segmentation"] if isinstance(polygon, list) for n in polygon)
+    first = next(numbers, None)
+    if isinstance(first, float) and all(isinstance(n, (int, float)) and n <= 1 for n in chain([first], numbers)):
+        _fail(where, "outlines whose coordinates are all at most 1", "x and y in pixels, not shares of the image")
+
 # %% ../nbs/runtime/annotation_formats.ipynb #e74f93b7
 def coco_frames(
     content: dict,
@@ -130,8 +171,8 @@ def coco_frames(
     "The frames of COCO's JSON. Raises `LabelError` for boxes, and for what is not in its place."
     categories, images = _coco_named(content, where)
     shapes: dict[int | str, list[Shape]] = {key: [] for key in images}
-    thin: dict[int | str, list[str]] = {}
-    boxes = []
+    left_out: dict[int | str, list[str]] = {key: [] for key in images}
+    boxes, empty = [], []
     for number, annotation in enumerate(_coco_part(content, "annotations", where)):
         at = f"{where}: annotation {number}"
         image, category = _key(annotation, "image_id", at), annotation.get("category_id")
@@ -139,20 +180,16 @@ def coco_frames(
             _fail(at, "a panoptic annotation, whose masks are in PNG files", "polygons or run lengths")
         if image not in images or not isinstance(category, (int, str)) or category not in categories:
             _fail(at, f"image {image!r} and category {category!r}", "some that the file lists")
-        segmentation = annotation.get("segmentation")
-        if not segmentation:
-            boxes.append(f"{at}, of {images[image]['file_name']}")
-        elif isinstance(segmentation, list):  # a slip of the hand leaves "polygons" of one or two points
-            solid = [p for p in segmentation if not (isinstance(p, list) and len(p) in (0, 2, 4))]
-            thin.setdefault(image, []).extend(["outline of fewer than three points"] * (len(segmentation) - len(solid)))
-            draw = partial(_outlines, solid, where=at)
-        else:
-            draw = partial(_run_lengths, segmentation, where=at)
-        if segmentation and (not isinstance(segmentation, list) or solid):
+        draw, left = _coco_draw(annotation, at)
+        left_out[image] += left
+        if draw is not None:
             shapes[image].append(Shape(categories[category], draw, at, -1 if annotation.get("iscrowd") == 1 else 0))
-    _refuse_boxes(boxes)
+        elif not annotation.get("segmentation"):
+            (boxes if _has_box(annotation) else empty).append(f"{at}, of {images[image]['file_name']}")
+    _refuse_boxes(boxes if boxes or any(shapes.values()) else empty)
+    _refuse_shares(content, where)
     return [Frame((entry["file_name"],), _size(entry.get("height"), entry.get("width"), where), tuple(shapes[key]),
-                  f"{where}: {entry['file_name']}", left_out=tuple(thin.get(key, ())))
+                  f"{where}: {entry['file_name']}", left_out=tuple(left_out[key]))
             for key, entry in images.items()]
 
 # %% ../nbs/runtime/annotation_formats.ipynb #f3753ecb
@@ -237,9 +274,8 @@ def labelme_frames(
         _fail(where, "no list of shapes", "a file of labelme")
     shapes, left_out = [], []
     for number, entry in enumerate(entries):
-        at, name = f"{where}: shape {number}", entry.get("label")
-        if not isinstance(name, str):
-            _fail(at, f"label {name!r}", "the name of a class")
+        at = f"{where}: shape {number}"
+        name = _class(entry.get("label"), at)
         draw = _labelme_draw(entry, at)
         if draw is None:
             left_out.append(str(entry.get("shape_type") or "outline of fewer than three points"))
@@ -304,7 +340,7 @@ def cvat_frames(
             if draw is None:
                 left_out.append(element.tag)
                 continue
-            shapes.append(Shape(element.get("label", ""), draw, here, float(element.get("z_order") or 0)))
+            shapes.append(Shape(_class(element.get("label"), here), draw, here, float(element.get("z_order") or 0)))
         try:
             size = _size(int(image.get("height", "")), int(image.get("width", "")), at)
         except ValueError:
@@ -401,7 +437,7 @@ def studio_frames(
             if draw is None:
                 left_out.append(str(region.get("type") or "point"))
             else:
-                shapes.append(Shape(labels[0], draw, here))
+                shapes.append(Shape(_class(labels[0], here), draw, here))
         if len(sizes) > 1:
             _fail(at, f"sizes {sorted(sizes)}", "one for all regions of an image")
         names = _studio_names(task, at)

@@ -21,7 +21,7 @@ from .datasets import CLASS_FILE, KINDS, OWN, RunData, source_space
 from .labels import IGNORE, LabelSpace
 from .losses import fitting_ranks
 from .runtime.errors import DataError, LabelError
-from .runtime.listing import some_of
+from .runtime.listing import columns_of, padded, some_of
 
 # %% ../nbs/runtime/class_check.ipynb #e9809047
 LOOKED_AT = 200  # label files of each part
@@ -107,6 +107,9 @@ def check_teaching(
     hint = "Look at values and ignore in classes.json, at mapping, and at exclude"
     learnt = "source" if "source" in shares else "target"
     for name, found in shares.items():
+        if not found.present and not found.ignored:
+            raise LabelError(f"{name} labels: found {found.total:,} label files, none of which can be used, expected "
+                             f"pixels of {some_of(list(space.classes), 8, None)}")
         if not found.present:
             raise LabelError(f"{name} labels: found {found.total:,} label files in which every pixel is ignored, "
                              f"expected pixels of {some_of(list(space.classes), 8, None)}. {hint}")
@@ -125,11 +128,12 @@ def table_lines(
     order = list(range(space.num_classes))
     if len(order) > most:
         order = sorted(sorted(order, key=lambda c: -max(found.share(c) for found in shares.values()))[:most])
-    width = max(14, *(len(space.classes[c]) for c in order))
+    width = max(14, *(columns_of(space.classes[c]) for c in order))
     files = [f"{f.looked:,} of {f.total:,}" if f.looked < f.total else f"{f.total:,}" for f in shares.values()]
     every = [found.ignored / max(1, found.ignored + int(found.pixels.sum())) for found in shares.values()]
-    column = 2 + max(10, *map(len, files), *map(len, shares))
-    row = lambda name, values: f"  {name:<{width}}" + "".join(f"{value:>{column}}" for value in values)  # noqa: E731
+    column = 2 + max(10, *map(len, files), *map(columns_of, shares))
+    row = lambda name, values: f"  {padded(name, width)}" + "".join(  # noqa: E731
+        padded(value, column, right=True) for value in values)
     words = lambda values: [f"{value:.2%}" if value else "–" for value in values]  # noqa: E731
     lines = [row("class", shares)]
     lines += [row(space.classes[c], words(found.share(c) for found in shares.values())) for c in order]

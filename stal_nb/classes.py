@@ -45,6 +45,22 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _no_constant(name: str) -> None:
     raise _NotJson(f"the number {name}")
 
+# %% ../nbs/runtime/classes.ipynb #3cb98077
+def _json_hint(
+    text: str,
+    place: int,  # where it stops being JSON
+) -> str:
+    "What people write that JSON does not have."
+    rest, before = text[place:].lstrip(), text[:place].rstrip()
+    if not text.strip():
+        return ": it is empty"
+    if rest.startswith(("//", "/*", "#")):
+        return '; JSON has no comments: write "comment": "…" inside of an object'
+    if rest.startswith("'"):
+        return "; JSON has texts in double quotes alone"
+    closed = rest[1:].lstrip() if rest.startswith(",") else rest if before.endswith(",") else ""
+    return "; JSON has no comma behind the last entry" if closed[:1] in ("]", "}") else ""
+
 
 def read_json(
     path: str | Path,  # a file in UTF-8
@@ -59,7 +75,7 @@ def read_json(
         raise ConfigError(f"{path}: found a file that is not UTF-8 text, expected JSON") from None
     except json.JSONDecodeError as error:
         raise ConfigError(f"{path}, line {error.lineno}, column {error.colno}: found text that is not JSON "
-                          f"({error.msg}), expected JSON") from None
+                          f"({error.msg}), expected JSON{_json_hint(text, error.pos)}") from None
     except RecursionError:
         raise ConfigError(f"{path}: found lists in lists without end, expected JSON") from None
     except ValueError as error:  # also a number with thousands of digits, a zero byte in the path
@@ -222,7 +238,8 @@ def checked_positions(
     found, pixels = np.unique(codes[unknown], axis=0 if colours else None, return_counts=True)
     most = np.argsort(-pixels, kind="stable")[:5]
     listed = ", ".join(f"{found[k].tolist()} in {pixels[k]:,} pixels" for k in most) + (" …" if len(found) > 5 else "")
-    hint = ". Was it saved as JPEG, or scaled with smoothing?" if colours and len(found) > 20 else ""
+    hint = ". Was it saved as JPEG, or scaled with smoothing?" if colours and len(found) > 20 else (
+        '. What is no class belongs into ignore of classes.json, where "others" stands for all the rest')
     raise LabelError(f"{where}: found the {'colour' if colours else 'value'} {listed}, "
                      f"expected {coding.accepted(colours)}{hint}")
 
@@ -262,7 +279,9 @@ def _entries(content: Mapping, where: str) -> list[ClassEntry]:
     "The classes; values are filled in where none is stated."
     listed = content.get("classes")
     if not isinstance(listed, (list, tuple)) or not 2 <= len(listed) <= IGNORE:
-        found = f"{len(listed)} classes" if isinstance(listed, (list, tuple)) else reprlib.repr(listed)
+        found = reprlib.repr(listed)
+        if isinstance(listed, (list, tuple)):
+            found = f"{len(listed)} class{'es' * (len(listed) != 1)}"
         raise ConfigError(f"{where}, classes: found {found}, expected a list of 2 to {IGNORE} classes "
                           "(what belongs to none of yours is a class, too, or ignored)")
     entries = [read_entry(entry, f"{where}, class {k}") for k, entry in enumerate(listed, start=1)]
@@ -275,7 +294,7 @@ def _entries(content: Mapping, where: str) -> list[ClassEntry]:
         return entries
     return [entry._replace(values=(k,)) for k, entry in enumerate(entries)]
 
-
+# %% ../nbs/runtime/classes.ipynb #65db70a9
 def _background(value: Any, entries: list[ClassEntry], where: str) -> int | None:
     "Position of the class that `background` names, by its name, a value or a colour."
     if value is None:

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEAD', 'measured', 'measures_of', 'Row', 'compare', 'row_cells', 'aligned', 'table_text', 'part_rows',
-           'acquisition_rows', 'results_text']
+           'acquisition_rows', 'results_text', 'describe']
 
 # %% ../nbs/runtime/comparison.ipynb #4ebc8132
 import math
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .runtime.errors import ConfigError
+from .runtime.listing import columns_of, padded
 from .statistics import Difference, area_under_budgets, holm, paired
 
 # %% ../nbs/runtime/comparison.ipynb #616e3c5b
@@ -124,8 +125,8 @@ def aligned(
     rows: Sequence[Sequence[str]],  # the head first
 ) -> str:
     "Texts in columns."
-    widths = [max(len(row[k]) for row in rows) for k in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    widths = [max(columns_of(row[k]) for row in rows) for k in range(len(rows[0]))]
+    return "\n".join("  ".join(padded(cell, width) for cell, width in zip(row, widths, strict=True)).rstrip()
                      for row in rows)
 
 
@@ -207,3 +208,29 @@ def results_text(
     blocks += [f"acquired\n{aligned(spent)}"] if len(spent) > 1 else []
     blocks += [f"FAILED {key}: {reason}" for key, reason in results["failed"].items()]
     return "\n\n".join(blocks)
+
+# %% ../nbs/runtime/comparison.ipynb #d4ab2783
+def describe(summary: dict) -> str:
+    "The results of a run as a small table of text."
+    entries = [entry for entry in (summary["source_only"], *summary["rounds"]) if entry]
+    extra = [name for name in ("miou_16", "miou_13") if any(name in entry for entry in entries)]
+    sets = list(next((entry["validation"] for entry in entries if "validation" in entry), {}))
+    sets = sets if len(sets) > 1 else []  # the mean of one set is that set
+    widths = {name: max(9, columns_of(name) + 2) for name in sets}
+    columns = "".join(f"{name.replace('miou_', 'mIoU '):>9}" for name in extra)
+    columns += "".join(padded(name, width, right=True) for name, width in widths.items())
+    lines = [f"{'':<12}{'labelled':>10}{'of target':>11}{'mIoU':>8}{'student':>9}" + columns]
+
+    def row(name: str, labelled: int, fraction: float, entry: dict) -> str:
+        number = lambda value, width: f"{'–' if value is None else format(value, '.1f'):>{width}}"  # noqa: E731
+        scores = number(entry["miou"], 8) + number(entry.get("student", {}).get("miou"), 9)
+        further = "".join(number(entry.get(key), 9) for key in extra)
+        of_sets = entry.get("validation", {})
+        further += "".join(number(of_sets.get(name, {}).get("miou"), width) for name, width in widths.items())
+        return f"{name:<12}{labelled:>10}{fraction:>11.1%}{scores}{further}"
+
+    if summary["source_only"]:
+        lines.append(row("source only", 0, 0.0, summary["source_only"]))
+    lines += [row(f"round {entry['round']}", entry["labelled"], entry["fraction"], entry)
+              for entry in summary["rounds"]]
+    return "\n".join([*lines, f"{summary['seconds']:.0f} s of training and evaluation"])

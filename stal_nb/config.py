@@ -5,17 +5,17 @@
 # %% auto #0
 __all__ = ['DEPARTURES', 'SCORED', 'SOURCE_MODEL_STEPS', 'PATHS', 'MOST_SCENES', 'SETTINGS', 'ALSO_CALLED', 'PRESETS', 'PAPER',
            'PAPER_BUDGETS', 'TrainingConfig', 'check_rounds', 'check_scenes', 'check_source', 'check_strategies',
-           'check_classes', 'Config']
+           'check_set_names', 'check_classes', 'Config']
 
 # %% ../nbs/runtime/config.ipynb #a1c689f7
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, get_origin
 
-from .classes import class_content, mapping_content, read_mapping
+from .classes import class_content, class_name, mapping_content, read_mapping
 from .config_file import read_settings
 from .datasets import excluded_classes, kinds, source_space, space_of_kind, target_space
 from .labels import LABEL_SPACES
@@ -211,6 +211,16 @@ def check_strategies(config: Any) -> None:  # a `Config`
                           "the first query has no ensemble yet")
 
 # %% ../nbs/runtime/config.ipynb #e3c757dd
+def check_set_names(
+    names: Iterable[str],  # of validation sets
+) -> None:
+    "They stand in tables and in names such as `val/NAME`. Raises `ConfigError`."
+    for name in names:
+        class_name(name, "validation, name of a set")
+        if "/" in name or "\\" in name:
+            raise ConfigError(f"validation: found a set with the name {shown(name)}, expected a name without / and \\")
+
+
 def check_classes(config: Any) -> None:  # a `Config`
     "Own classes are those of a folder; `mapping` and `exclude` name classes of the source. Raises `ConfigError`."
     for name, kind in (("classes", config.data), ("source_classes", config.source)):
@@ -299,6 +309,7 @@ class Config(TrainingConfig):
         check_scenes(self)
         check_classes(self)
         check_image_range(self.image_range)
+        check_set_names(self.validation)
         if self.holdout and self.target_split:
             raise ConfigError(f"holdout, target_split: found {self.holdout:g} and {self.target_split!r}, expected one "
                               "of them: a list says already which images are used")

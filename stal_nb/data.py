@@ -47,8 +47,10 @@ def write_sample(
 
 # %% ../nbs/02_data.ipynb #d58f612e
 def size_message(label_file: Path | str, label_size: Sequence[int], image_file: Path, size: Sequence[int]) -> str:
+    turned = "; is the image turned by its EXIF orientation, and the label not?" if (
+        tuple(label_size) == tuple(size)[::-1] != tuple(size)) else ""
     return (f"{label_file}: found a label of {label_size[0]} x {label_size[1]} pixels (height x width), "
-            f"expected {size[0]} x {size[1]} as in {image_file}")
+            f"expected {size[0]} x {size[1]} as in {image_file}{turned}")
 
 # %% ../nbs/02_data.ipynb #acc49a3f
 def resize_labels(

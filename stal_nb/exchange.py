@@ -36,7 +36,7 @@ from .run import Run
 from .runtime.errors import ConfigError, DataError, StalError, StoreError
 from .runtime.files import atomic_write_bytes, atomic_write_json, id_of_name, name_of_id
 from .runtime.images import image_size
-from .runtime.listing import some_of
+from .runtime.listing import IMAGE_SUFFIXES, some_of
 from .selection import region_mask
 from .store import LabelStore, record_of
 
@@ -144,13 +144,19 @@ def find_labels(
         raise DataError(f"{path}: found nothing, expected a file or folder of labels")
     undrawn = None if background is None else space.index(background)
     kind = kind or kind_of_labels(path)
+    if kind is None and path.suffix.lower() in IMAGE_SUFFIXES:
+        raise DataError(f"{path}: found a picture, expected its folder (labels in pictures are matched by the names of "
+                        "all of them), or a file of an annotation program")
     if kind in (None, *FORMATS):
         annotations = read_annotations(path, sizes, space, undrawn, names, kind)
         return annotations, str(annotations)
     if undrawn is not None or names:
         raise ConfigError(f"background, names: found them for {kind} files, expected annotation files "
                           f"({', '.join(FORMATS)})")
-    found, unmatched = _match_names(_named_labels(path, kind, run), sizes, path)
+    named = _named_labels(path, kind, run)
+    if not named and path.resolve() == run.store.root.resolve():
+        raise DataError(f"{path}: found no label that is not counted already, expected files that somebody put there")
+    found, unmatched = _match_names(named, sizes, path)
     words = f"{len(found):>6} label files: {some_of(list(found))}"
     return found, words + (f"\n{len(unmatched):>6} not among the images: {some_of(unmatched)}" if unmatched else "")
 

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['IMAGE_FOLDERS', 'LABEL_FOLDERS', 'PREDICTION_FOLDERS', 'PARTS', 'PLAIN', 'LABEL_ENDINGS', 'IMAGE_ENDINGS',
-           'OTHER_ENDINGS', 'LABEL_SUFFIXES', 'PROGRAMS', 'role_of', 'name_of', 'cut_ending', 'looks_like_labels',
-           'annotation_kind', 'not_images']
+           'OTHER_ENDINGS', 'LABEL_SUFFIXES', 'PROGRAMS', 'LARGE', 'role_of', 'name_of', 'cut_ending',
+           'looks_like_labels', 'annotation_kind', 'not_images']
 
 # %% ../nbs/runtime/foldernames.ipynb #e62666ad
 import json
@@ -122,14 +122,19 @@ def _from_both_ends(file: Path) -> str:
         return "CVAT" if inside.startswith("s>") else "Pascal VOC boxes" if inside[:1] in (">", " ") else ""
     if text.startswith("["):
         return "Label Studio" if has("data") and (has("annotations") or has("completions")) or has("task") else ""
-    if has("shapes") and (has("imagePath") or has("imageHeight")):
+    if has("shapes") and (has("imagePath") or has("imageHeight") or has("version", "flags")):
         return "labelme"
     return "COCO" if has("categories") and (has("annotations") or has("images")) else ""
 
 # %% ../nbs/runtime/foldernames.ipynb #22d8253e
+LARGE = 1_000_000  # bytes of an annotation file that is not read twice
+
+
 @lru_cache(100_000)
 def _kind(file: Path, size: int, time: int) -> str:
     seen = _from_both_ends(file)
+    if seen and size > LARGE:
+        return seen
     try:
         found = PROGRAMS.get(kind_of(read_content(file)), "")
     except DataError:
@@ -140,8 +145,8 @@ def _kind(file: Path, size: int, time: int) -> str:
 def annotation_kind(
     file: Path,
 ) -> str:  # one of `PROGRAMS`, "Pascal VOC boxes", or ""
-    """Which annotation program wrote a JSON or XML file; "" for anything else. A damaged one goes by its ends: whoever
-    reads it says what is wrong."""
+    """Which annotation program wrote a JSON or XML file; "" for anything else. A damaged one goes by its ends, as does
+    one of many megabytes: whoever reads it says what is wrong."""
     try:
         found = file.stat()
     except OSError:

@@ -99,7 +99,9 @@ class Folder:
             lines.append(f"label files that belong to no image: {len(names):,} ({some(names)})")
         for kind, count in Counter(self.annotations.values()).items():
             names = [file.name for file, other in self.annotations.items() if other == kind]
-            lines.append(f"annotations: {kind}, {count:,} file{'s' * (count > 1)}: {some(names)}")
+            unused = "; not used, since there are label pictures (state such a file as the labels to use it)"
+            lines.append(f"annotations: {kind}, {count:,} file{'s' * (count > 1)}: {some(names)}"
+                         f"{unused if self.labels and 'boxes' not in kind else ''}")
         for name, part in self.parts.items():
             use = "for validation" if name == "val" else "which are left alone"
             lines.append(f"part {name}: {len(part.images):,} images, {use}")
@@ -156,7 +158,8 @@ def _add(found: dict[str, list[Path]], skipped: list[Skipped], key: str, file: P
     elif file.suffix.lower() in IMAGE_SUFFIXES:
         skipped.append((file, NO_LABELS))
     else:
-        skipped.append((file, skip_reason(file)))
+        program = file.suffix.lower() in (".json", ".xml")
+        skipped.append((file, "of no annotation program that is known" if program else skip_reason(file)))
 
 # %% ../nbs/runtime/folders.ipynb #fec1c8d2
 def _collect(

@@ -23,6 +23,7 @@ from .data import files_of, has_label, load_image, load_labels, reader_of, size_
 from .labels import IGNORE, LabelSpace
 from .runtime.errors import ConfigError, StalError
 from .runtime.images import image_size
+from .runtime.listing import columns_of, padded
 
 # %% ../nbs/runtime/inspection.ipynb #21a98116
 class Inspection(NamedTuple):
@@ -176,10 +177,11 @@ class DataCheck:
         ignored = self.ignored / max(1, self.ignored + labelled)
         lines = [f"labels   {space.name}, {space.num_classes} classes; {ignored:.1%} of the pixels are ignored"]
         shares = (self.pixels / self.pixels.sum().clamp(min=1)).tolist()
+        width = max(14, *map(columns_of, space.classes))
         for name, share, n in zip(space.classes, shares, self.images.tolist(), strict=True):
             images = f"{n:,} image{' ' if n == 1 else 's'}"
             bar = "#" * round(40 * share)
-            lines.append(f"  {name:<14} {share:>8.3%} of the labelled pixels, in {images}  {bar}".rstrip())
+            lines.append(f"  {padded(name, width)} {share:>8.3%} of the labelled pixels, in {images}  {bar}".rstrip())
         return lines
 
     def _notes(self) -> list[str]:

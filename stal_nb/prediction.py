@@ -179,8 +179,8 @@ def _below(folder: Path, out: Path, skipped: list[Skipped]) -> tuple[dict[str, P
     images = _images_below(folder, out, passed)
     passed = [(file, reason) for file, reason in passed if not _is_video(file)]
     if not images and not videos:
-        raise DataError(f"{folder}: found no image and no video (but {len(passed)} other files and folders), "
-                        "expected one")
+        but = f" (passed over: {len(passed):,}, such as {passed[0][0].name})" if passed else ""
+        raise DataError(f"{folder}: found no image and no video{but}, expected one")
     skipped += passed
     return images, videos
 

@@ -332,8 +332,8 @@ def label_round(
     if run.config.annotator == "person" and (waiting := awaited_labels(run, number)):
         raise AwaitingLabels(f"run {run.path}: waits for the labels of {len(waiting)} of {len(query['ids'])} images, "
                              f"{waiting[0]!r} first. "
-                             "Label them with Annotator.of_run(run) in a notebook, or save them to run.store, "
-                             "and continue",
+                             "Label them with Annotator.of_run(run) in a notebook, or take in labels of another "
+                             f"program (stal_nb import {run.path} LABELS), and continue",
                              waiting)
     if not process_state(run.device).is_main_process:
         return

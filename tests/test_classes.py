@@ -62,7 +62,7 @@ def test_values_colours_names_and_what_is_ignored(tmp_path):
 
 
 @pytest.mark.parametrize("changes, message", [
-    ({"classes": ["a"]}, "classes: found 1 classes, expected a list of 2 to 255"), ({"classes": None}, "classes: found None"),
+    ({"classes": ["a"]}, "classes: found 1 class, expected a list of 2 to 255"), ({"classes": None}, "classes: found None"),
     ({"classes": [f"c{k}" for k in range(256)]}, "found 256 classes, expected a list of 2 to 255"),
     ({"classes": ["a", "b", "a"]}, r"found the name 'a' twice \(classes 1 and 3\)"), ({"classes": ["a", ""]}, "class 2: found '', expected a name"),
     ({"classes": ["a", 7]}, "class 2: found 7, expected a name, or an object"), ({"classes": [{"name": 7}, "b"]}, "class 1, name: found 7"),

@@ -61,7 +61,8 @@ def test_a_camera_from_folders_to_a_measured_run_without_a_line_of_python(tmp_pa
     assert main(["new", "street_train", "--source", "renderings", "--no-bar"]) == 0
     said = capsys.readouterr().out
     for words in ("target street_train: 8 images in the folder itself (8 .bmp), labels of 8", "sizes: 48 x 66 (8)", "in target and validation: 1 (001 = copy)",
-                  "stal_nb run --config stal.toml", "7; if they are classes, take them out of ignore", "value 0, value 128, value 255"):
+                  "stal_nb run --config stal.toml", "7 (1 pixel, in 1 of 8 files, such as street_train/000.png) is ignored as a slip of the pen",
+                  "value 0, value 128, value 255"):
         assert words in said, words
     content = json.loads(Path("classes.json").read_text(encoding="utf-8"))
     assert [entry["value"] for entry in content["classes"]] == [0, 128, 255] and content["ignore"] == [7]

@@ -114,7 +114,7 @@ def test_label_files_and_runs_in_a_folder_are_passed_over_and_told(run, images, 
     (tmp_path / "none").mkdir()
     few.save(tmp_path / "none" / "x.txt", "PNG")
     assert main(["predict", str(run.path), str(tmp_path / "none"), str(tmp_path / "out"), "--no-bar"]) == 1
-    assert "found no image and no video (but 1 other files" in capsys.readouterr().err
+    assert "found no image and no video (passed over: 1, such as x.txt)" in capsys.readouterr().err
 
 
 def test_it_goes_on_where_it_stopped(run, images, tmp_path, monkeypatch, capsys):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['headline', 'sets_of', 'miou_figure', 'iou_figure', 'read_log', 'curves_figure', 'lanes_figure', 'query_pictures',
-           'validation_pictures', 'score_rows', 'write_report']
+           'validation_pictures', 'score_rows', 'missing_images', 'write_report']
 
 # %% ../../nbs/app/report.ipynb #82ddc1e0
 import csv
@@ -20,7 +20,9 @@ from .pages import chart, picture, write_page
 from ..labels import Sample
 from ..layout import stage_before
 from ..models import predict_logits
+from ..prediction import classes_of
 from ..run import Run
+from ..runtime.errors import ConfigError, DataError
 from ..uncertainty import entropy
 
 # %% ../../nbs/app/report.ipynb #d6d8cca7
@@ -237,13 +239,24 @@ def score_rows(
     return rows
 
 # %% ../../nbs/app/report.ipynb #c708cf02
+def missing_images(run: Run) -> str:
+    "Why the images of a run cannot be shown; \"\" if they are there."
+    try:
+        _ = run.data.target, run.data.validation
+    except (DataError, ConfigError) as error:
+        return str(error)
+    return ""
+
+
 def write_report(
     run: Run,
     path: str | Path | None = None,  # default: report.html in the run's folder
 ) -> Path:
-    "One self-contained HTML file with everything a run has to show. Opens from disk without a network."
-    summary, space, rows = run.summary(), run.data.label_space, read_log(run)
-    finished, measured = bool(_measured(summary)), run.data.val is not None
+    """One self-contained HTML file with everything a run has to show. Opens from disk without a network. Of a run that
+    is complete it has no pictures where the images are not there any more."""
+    summary, space, rows, missing = run.summary(), classes_of(run), read_log(run), missing_images(run)
+    finished = bool(_measured(summary))
+    measured = any(entry["miou"] is not None for _, entry in _measured(summary))
     training = [chart(curves_figure(rows))] if rows else []
     learnt = [row for row in rows if row["stage"] != "source only"]
     if learnt:
@@ -254,7 +267,8 @@ def write_report(
         path or run.path / "report.html", "report.html", config=run.config, summary=summary, measured=measured,
         table=score_rows(summary) if finished else [],
         charts=[chart(miou_figure(summary)), chart(iou_figure(summary))] if finished and measured else [],
-        colours=class_colours(space), before_after=picture(validation_pictures(run)) if finished else None,
-        queries=[(r["round"], picture(query_pictures(run, r["round"])),
+        colours=class_colours(space), missing=missing,
+        before_after=picture(validation_pictures(run)) if finished and not missing else None,
+        queries=[(r["round"], None if missing else picture(query_pictures(run, r["round"])),
                   run.layout.query(r["round"]).get("warnings", [])) for r in summary["rounds"]],
         training=training, settings=json.dumps(summary["config"], indent=1))
