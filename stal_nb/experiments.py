@@ -175,7 +175,7 @@ def _check_key(file: Path, key: str, value: Any) -> None:
     if key == "seeds" and isinstance(value, list) and any(type(seed) is not int or seed < 0 for seed in value):
         raise ConfigError(f"{file}: seeds: found {value}, expected whole numbers, 0 or more")
 
-
+# %% ../nbs/runtime/experiments.ipynb #9bf496c3
 def _path(file: Path, name: str, value: Any) -> Any:
     "A path, or a list or table of some, with $VARIABLES and ~ filled in; what is no text stays."
     if isinstance(value, list):
