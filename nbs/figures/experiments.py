@@ -33,3 +33,11 @@ def gap_closed(results: dict, below: tuple[str, ...], above: str) -> pd.DataFram
     start, end = table.loc[list(below)].mean(axis=1).max(), table.loc[above].mean()
     others = table.drop([*below, above]).mean(axis=1)
     return pd.DataFrame({f"of {start:.1f} to {end:.1f}": 100 * (others - start) / (end - start)})
+
+
+def budget_table(results: dict) -> pd.DataFrame:
+    "Mean mIoU over the seeds by the number of labels, a row an arm; arms that are trained once have the last column alone."
+    rows = [(run["arm"], stage["labelled"], stage["miou"])
+            for run in results["runs"] for stage in run["stages"] if stage["labelled"] > 0]
+    table = pd.DataFrame(rows, columns=("arm", "labels", "miou")).groupby(["arm", "labels"]).miou.mean().unstack()
+    return table.loc[results["arms"]].rename(columns=lambda n: f"{n} labels")
