@@ -28,13 +28,14 @@ import tempfile
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from tools import glossary, quick_checks, slides
+from tools import glossary, quick_checks, slides, tour
 from tools.live import EXPLORER, FRAMES, explorer_html, knob_html
 
 ROOT = Path(__file__).resolve().parent.parent  # of the project
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 OPENING = ("index.ipynb", "story.ipynb", "paths.ipynb", "symbols.ipynb")  # read before the numbered ones
-COPIED = (".png", ".jpg", ".jpeg", ".svg", ".css", ".js", ".woff2", ".txt", ".yml")  # files of nbs/ that pages use
+COPIED = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".css", ".js", ".woff2", ".txt", ".yml")  # files of nbs/ that pages use
+SCRIPTS = {"site.js": "stal_nb.js", "self_test.js": "self_test.js", "slides.js": "stal_slides.js", "knobs.js": "knobs.js", "tour.js": "tour.js"}
 
 
 class DocsError(Exception):
@@ -285,6 +286,19 @@ def smalldocs(folder: Path) -> None:
         raise DocsError(f"smalldocs render {folder}: exit status {done.returncode}, expected 0; see its words above")
 
 
+def copy_scripts(site: Path) -> None:
+    "Our own scripts, to where pages look for them."
+    for script, name in SCRIPTS.items():
+        shutil.copyfile(ROOT / "nbs" / script, site / "site_libs" / name)
+
+
+def copy_plotly(site: Path) -> None:
+    "The plotly.js of the installed package."
+    import plotly.offline
+
+    (site / "site_libs" / "plotly.min.js").write_text(plotly.offline.get_plotlyjs(), encoding="utf-8")
+
+
 def read_settings() -> dict:
     "The values of settings.ini."
     import configparser
@@ -312,16 +326,14 @@ def build_site(out: Path, work: Path | None = None) -> Path:
             text = finish_page(page.read_text(encoding="utf-8"), len(where.parts) - 1, settings, str(where))
             if glossary.COURSE.fullmatch(str(where)):
                 text = glossary.mark_terms(text, terms)
-            page.write_text(slides.finish(text) if str(where) == f"{slides.NAME}.html" else text, encoding="utf-8")
+            finish = {f"{slides.NAME}.html": slides.finish, "index.html": tour.slideshow}.get(str(where), str)
+            page.write_text(finish(text), encoding="utf-8")
         for style in (site / "site_libs").rglob("*.css"):
             text = style.read_text(encoding="utf-8")
             style.write_text(re.sub(r"@import url\(https?:[^)]*\);?", "", text), encoding="utf-8")
-        for script, name in {"site.js": "stal_nb.js", "self_test.js": "self_test.js", "slides.js": "stal_slides.js", "knobs.js": "knobs.js"}.items():
-            shutil.copyfile(ROOT / "nbs" / script, site / "site_libs" / name)
+        copy_scripts(site)
         if any('class="stal-plot"' in page.read_text(encoding="utf-8") for page in site.rglob("*.html")):
-            import plotly.offline
-
-            (site / "site_libs" / "plotly.min.js").write_text(plotly.offline.get_plotlyjs(), encoding="utf-8")
+            copy_plotly(site)
         if (site / "search.json").exists():
             (site / "search-index.js").write_text("window.stalNbSearch=" + (site / "search.json").read_text(encoding="utf-8"), encoding="utf-8")
         source_pages(ROOT / "stal_nb", site / "source")
