@@ -312,6 +312,26 @@ def test_a_page_without_the_tour_stays_as_it_is():
     assert tour.slideshow("<main><p>text</p></main>") == "<main><p>text</p></main>"
 
 
+PRESSED = """main summary, .stal-knob input, .stal-knob select, .stal-explorer input[type=range], .stal-explorer select, .stal-explorer th button,
+ .self-test-bar button, .self-test-say button, .stal-tour-bar button, .quarto-btn-toggle, a.pagination-link"""
+LOW = """selector => [...document.querySelectorAll(selector)].filter(e => e.checkVisibility() && e.getBoundingClientRect().height < 43.9)
+  .map(e => `${e.tagName} ${e.className} ${e.getAttribute('aria-label') || e.textContent}: ${e.getBoundingClientRect().height}`)"""
+
+
+@pytest.mark.parametrize("name", ["index", "story", "06_losses", "10_selection", "self_test", "21_experiments"])
+def test_a_phone_shows_all_of_a_page(site, new_page, name):
+    "Nothing scrolls the page sideways, fingers hit what is pressed, wide figures keep a size that can be read, and none glares in the dark."
+    page = new_page(390, 844, has_touch=True, is_mobile=True, color_scheme="dark")
+    page.goto((site / f"{name}.html").as_uri())
+    page.wait_for_function("document.documentElement.scrollWidth <= 390", timeout=5_000)
+    page.evaluate("window.scrollTo(400, 0)")
+    assert page.evaluate("window.scrollX") == 0
+    assert page.evaluate(LOW, PRESSED) == []
+    wide = page.locator("img[data-wide]").evaluate_all("all => all.map(i => [i.getBoundingClientRect().width, i.closest('.cell-output-display').clientWidth])")
+    assert all(width == 640 and room <= 390 for width, room in wide) and (wide or name in ("self_test", "21_experiments"))
+    assert page.evaluate("[...document.querySelectorAll('.cell-output-display img')].every(i => getComputedStyle(i).filter !== 'none')")
+
+
 def test_a_formula_that_cannot_be_read_is_named(site):
     with pytest.raises(docs.DocsError, match=r"06_losses.html: found a formula that cannot be read, '\\\\nonsense"):
         docs.formulas(r'<span class="math inline">\(\nonsense{x}\)</span>', "06_losses.html")

@@ -22,6 +22,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -235,6 +236,16 @@ def fold_long_code(match: re.Match, longest: int = 60) -> str:
     return f'<details{opened} class="code-fold"><summary>Code</summary>{match[1]}</details>'
 
 
+def picture_sizes(page: str) -> str:
+    "Stored pictures say their size, so that nothing moves while a page loads; those too wide for a phone are marked."
+    def one(match: re.Match) -> str:
+        width, height = struct.unpack(">II", base64.b64decode(match[1])[16:24])
+        size = "" if re.search(r'\swidth="', match[0]) else f' width="{width}" height="{height}"'
+        return f'<img{size}{" data-wide" if width >= 700 and width > 1.5 * height else ""}{match[0].removeprefix("<img")}'
+
+    return re.sub(r'<img\s[^>]*?src="data:image/png;base64,([A-Za-z0-9+/]{32})[^>]*>', one, page)
+
+
 def finish_page(page: str, depth: int, settings: dict, where: str) -> str:
     "Everything that a rendered page still needs to stand alone."
     up = "../" * depth
@@ -243,6 +254,7 @@ def finish_page(page: str, depth: int, settings: dict, where: str) -> str:
     page = local_links(page, depth, settings["doc_host"] + settings["doc_baseurl"], settings["git_url"])
     page = re.sub(r'<details open="" class="code-fold">\s*<summary>Exported source</summary>(.*?)</details>', fold_long_code, page, flags=re.S)
     page = re.sub(r'<img (?![^>]*\balt=)', '<img alt="Output of the code above" ', page)
+    page = picture_sizes(page)
     scripts = f'<script src="{up}site_libs/stal_nb.js"></script>'
     if 'class="quick-check"' in page:
         scripts += f'<script src="{up}site_libs/self_test.js" defer></script>'
