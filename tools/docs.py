@@ -1,6 +1,7 @@
 """The documentation site and README.md, made from the notebooks with packages from PyPI alone.
 
     python -m tools.docs site [--out _docs]     a site that opens from disk and asks no network for anything
+    python -m tools.docs print [NOTEBOOK ...]   a PDF of the first reading path, _docs/first_path.pdf (tools/paper.py)
     python -m tools.docs export                 the library from all notebooks, README.md, and the page of quick checks
     python -m tools.docs readme [--check]       README.md and its pictures from nbs/index.ipynb, and the page of quick checks (tools/quick_checks.py)
     python -m tools.docs execute NOTEBOOK ...   run notebooks from top to bottom and store them with small pictures, clean
@@ -184,15 +185,16 @@ def project_folder():
         os.environ.pop("IN_TEST") if flag is None else os.environ.__setitem__("IN_TEST", flag)
 
 
-def process_all(source: Path, target: Path) -> None:
-    "Page versions of all notebooks of a folder, with the files that they use."
+def process_all(source: Path, target: Path, names: tuple[str, ...] | None = None) -> None:
+    "Page versions of all notebooks of a folder, or of those with these stems, with the files that they use."
     for file in source.rglob("*"):
         if file.is_file() and file.suffix in COPIED and not any(p.startswith(".") for p in file.relative_to(source).parts):
             copy = target / file.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
     with project_folder():
-        for notebook in notebooks(source):
+        chosen = notebooks(source) if names is None else [source / f"{name}.ipynb" for name in names]
+        for notebook in chosen:
             print(f"  {notebook.relative_to(source)}", flush=True)
             process_notebook(notebook, target / notebook.relative_to(source))
 
@@ -286,13 +288,15 @@ def source_pages(package: Path, target: Path) -> None:
             f'<p><a href="{home}">stal_nb</a> / {name}</p>{body}</html>', encoding="utf-8")
 
 
-def smalldocs(folder: Path) -> None:
-    "Render the site of a folder; its output goes to the folder `_docs` inside. Raises `DocsError` with what smalldocs said."
+def smalldocs(folder: Path, warnings: bool = True) -> None:
+    """Render the site of a folder; its output goes to the folder `_docs` inside. Raises `DocsError` with what smalldocs said.
+
+    `warnings=False` is for a part of the site, whose links to the rest lead nowhere yet."""
     if sys.version_info < (3, 11):
         raise DocsError(f"Python: found {sys.version.split()[0]}, expected 3.11 or newer, which smalldocs, the renderer of the site, needs")
     done = subprocess.run([sys.executable, "-c", "from smalldocs.cli import main; main()", "render", str(folder), "--quiet"],
                           capture_output=True, encoding="utf-8", errors="replace")
-    for line in (done.stdout + done.stderr).splitlines():
+    for line in (done.stdout + done.stderr).splitlines() if warnings or done.returncode else []:
         print(f"  smalldocs: {line}", flush=True)
     if done.returncode:
         raise DocsError(f"smalldocs render {folder}: exit status {done.returncode}, expected 0; see its words above")
@@ -475,6 +479,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.docs", description="Documentation site and README from the notebooks.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("site", help="build the site").add_argument("--out", default=str(ROOT / "_docs"), help="folder of the site")
+    printed = commands.add_parser("print", help="write a PDF of the first reading path")
+    printed.add_argument("--out", type=Path, default=ROOT / "_docs" / "first_path.pdf", help="file of the PDF")
+    printed.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="names of other notebooks, such as 10_selection")
     commands.add_parser("export", help="write the library and README.md")
     commands.add_parser("clean", help="remove generated files and noise in notebooks")
     step = commands.add_parser("readme", help="write README.md and the page of quick checks")
@@ -484,6 +491,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command in ("export", "clean"):
             export() if options.command == "export" else clean(ROOT)
+            return 0
+        if options.command == "print":
+            from tools import paper
+
+            pages = paper.write_pdf(options.out.resolve(), tuple(options.notebooks) or paper.FIRST_PATH)
+            print(f"PDF: {options.out} ({pages} pages, {options.out.stat().st_size / 1e6:.1f} MB)")
             return 0
         if options.command == "execute":
             from tools.execute import execute
