@@ -52,7 +52,7 @@ def test_a_notebook_is_printed(tmp_path):
     assert pdf.startswith(b"%PDF-") and 6 <= pages <= 20
     assert int(re.search(rb"/Type\s*/Pages\s*/Count (\d+)", pdf)[1]) <= pages == len(re.findall(rb"/Type /Page\n", pdf))
     titles = [t.decode() for t in re.findall(rb"/Title \(([^)]*)\)", pdf)]
-    assert {"stal_nb: the first reading path", "The method on one page", "Four boxes", "One pixel", "Answers"} <= set(titles)
+    assert {"stal_nb: notebooks of the course", "The method on one page", "Four boxes", "One pixel", "Answers"} <= set(titles)
     assert pdf.count(b"/Subtype /Image") >= 4
 
 

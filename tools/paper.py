@@ -19,7 +19,7 @@ from tools import docs
 FIRST_PATH = ("story", "01_scenes", "06_losses", "09_uncertainty", "12_step")  # as nbs/index.ipynb names it; a test compares
 HERE = Path(__file__).resolve().parent
 FOOT = ('<div style="font: 8px sans-serif; width: 100%; padding: 0 16mm; color: #666; display: flex; justify-content: space-between">'
-        '<span>stal_nb: the first reading path</span><span class="pageNumber"></span></div>')
+        '<span>TITLE</span><span class="pageNumber"></span></div>')
 SHRINK = """() => {  // what is wider than the page becomes as small as it has to
   for (const e of document.querySelectorAll(".math.display, main.content table")) {
     const room = e.parentElement.clientWidth, inside = e.firstElementChild.getBoundingClientRect().width;
@@ -91,13 +91,18 @@ def part_of(page: str, name: str, names: tuple[str, ...], settings: dict) -> Par
     return Part(name, title, paper_links(body, names, settings["doc_host"] + settings["doc_baseurl"]))
 
 
+def title_of(parts: list[Part]) -> str:
+    "What is printed, in words."
+    return "the first reading path" if tuple(part.name for part in parts) == FIRST_PATH else "notebooks of the course"
+
+
 def combine(parts: list[Part], head: str, starts: list[int] | None = None) -> str:
     "One page: cover, contents (with the page on which each notebook begins, where that is known), notebooks."
     numbers = starts or [""] * len(parts)
     lines = "".join(f'<li><a href="#{part.name}">{html.escape(part.title)}</a><i></i><span>{number}</span></li>'
                     for part, number in zip(parts, numbers, strict=True))
     cover = ('<section class="stal-part stal-cover" style="break-before: auto"><h1>stal_nb</h1><p>Self-training plus active learning for '
-             f"domain-adaptive semantic segmentation: the first reading path.</p><ol>{lines}</ol><p>Made from the notebooks of the course. What moves "
+             f"domain-adaptive semantic segmentation: {title_of(parts)}.</p><ol>{lines}</ol><p>Made from the notebooks of the course. What moves "
              "there stands still here; the site has the knobs and explorers. Answers to quick checks and exercises are at the end of each "
              "notebook.</p></section>")
     bodies = "".join(f'<section class="stal-part" id="{part.name}">{part.body}</section>' for part in parts)
@@ -115,7 +120,7 @@ def pages_of(pdf: bytes) -> int:
 def print_pages(page, address: str, parts: list[Part], head: str, file: Path) -> bytes:
     "The PDF of a combined page, whose contents say where each notebook begins. `page` is Playwright's."
     options = {"prefer_css_page_size": True, "print_background": True, "display_header_footer": True, "header_template": "<span></span>",
-               "footer_template": FOOT}
+               "footer_template": FOOT.replace("TITLE", f"stal_nb: {title_of(parts)}")}
 
     def shown(starts: list[int] | None) -> None:
         file.write_text(combine(parts, head, starts), encoding="utf-8")
@@ -153,14 +158,15 @@ def write_pdf(out: Path, names: tuple[str, ...] = FIRST_PATH) -> int:
         docs.process_all(docs.ROOT / "nbs", work, names)
         docs.smalldocs(work, warnings=False)
         site, settings = work / "_docs", docs.read_settings()
-        docs.copy_scripts(site)
-        docs.copy_plotly(site)
         rendered = {name: (site / f"{name}.html").read_text(encoding="utf-8") for name in names}
+        docs.copy_scripts(site)
+        if plots := any('class="stal-plot"' in page for page in rendered.values()):
+            docs.copy_plotly(site)
         parts = [part_of(page, name, names, settings) for name, page in rendered.items()]
         shutil.copyfile(HERE / "paper.css", site / "paper.css")
         styles = "".join(re.findall(r'<link rel="stylesheet"[^>]*href="(?!https?:)[^"]*"[^>]*>', rendered[names[0]]))
-        head = ('<meta charset="utf-8"><title>stal_nb: the first reading path</title>' + styles + '<link rel="stylesheet" href="paper.css">'
-                '<script src="site_libs/stal_nb.js"></script><script src="site_libs/plotly.min.js"></script>')
+        head = (f'<meta charset="utf-8"><title>stal_nb: {title_of(parts)}</title>{styles}' '<link rel="stylesheet" href="paper.css">'
+                + ('<script src="site_libs/stal_nb.js"></script><script src="site_libs/plotly.min.js"></script>' if plots else ""))
         with sync_playwright() as playwright:
             chromium = playwright.chromium.launch(executable_path=browser, args=ARGUMENTS)
             page = chromium.new_page(viewport={"width": 672, "height": 980})  # what lies between the margins of A4
