@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tools import docs, glossary, quick_checks, slides
+from tools import docs, glossary, quick_checks, slides, tour
 
 pytestmark = pytest.mark.slow
 
@@ -262,6 +262,74 @@ def test_exercises_are_slides_with_folded_answers(site, new_page):
     page.emulate_media(media="print")
     assert page.evaluate(shown) == list(range(len(expected))) and page.locator(".stal-slide-bar").is_hidden()
     assert page.problems == []
+
+
+SWIPE = """(tour, across) => [["touchstart", 0], ["touchend", across]].forEach(([type, moved]) => {
+  const touch = new Touch({ identifier: 1, target: tour, clientX: 200 + moved, clientY: 300 });
+  tour.dispatchEvent(new TouchEvent(type, { bubbles: true, touches: type === "touchstart" ? [touch] : [], changedTouches: [touch] }));
+})"""
+
+
+def test_the_tour_changes_its_picture_and_keeps_its_size(site, new_page):
+    "By button, key, dot and finger; on paper all pictures are there."
+    page = new_page(1300, 1000, has_touch=True)
+    page.goto((site / "index.html").as_uri())
+    frame = page.locator(".stal-tour")
+    pictures = frame.locator("img").evaluate_all("all => all.map(i => [i.getAttribute('src'), i.alt])")
+    assert [source for source, _ in pictures] == [f"images/tour/{name}.webp" for name in tour.NAMES]
+    assert all(len(alt) > 60 for _, alt in pictures) and len({alt for _, alt in pictures}) == len(pictures)
+    size = lambda: frame.evaluate("e => [e.offsetWidth, e.offsetHeight]")  # noqa: E731
+    before, last = size(), len(pictures) - 1
+
+    def shows(k):
+        visible = frame.locator("figure:visible")
+        picture = visible.locator("img")
+        page.wait_for_function("i => i.complete && i.naturalWidth", arg=picture.element_handle(), timeout=5_000)
+        assert picture.get_attribute("src") == pictures[k][0] and len(visible.locator("figcaption").inner_text()) > 60
+        assert tuple(picture.evaluate("i => [i.naturalWidth, i.naturalHeight]")) == tour.SIZE and size() == before
+        assert frame.get_by_role("status").inner_text() == f"{k + 1} / {last + 1}"
+
+    shows(0)
+    assert frame.get_by_role("button", name="Previous picture").is_disabled()
+    frame.get_by_role("button", name="Next picture").click()
+    shows(1)
+    for key, k in (("ArrowRight", 2), ("ArrowLeft", 1), ("End", last), ("ArrowRight", last), ("Home", 0)):
+        page.keyboard.press(key)
+        shows(k)
+    frame.get_by_role("button", name="Picture 4 of").click()
+    shows(3)
+    for across, k in ((-120, 4), (120, 3), (20, 3)):
+        frame.evaluate(SWIPE, across)
+        shows(k)
+    page.emulate_media(media="print")
+    assert frame.locator("figure:visible").count() == len(pictures) and frame.locator(".stal-tour-bar").is_hidden()
+    assert page.problems == []
+    sizes = [(site / source).stat().st_size for source, _ in pictures]
+    assert max(sizes) < 300_000 and sum(sizes) < 1_500_000
+
+
+def test_a_page_without_the_tour_stays_as_it_is():
+    assert tour.slideshow("<main><p>text</p></main>") == "<main><p>text</p></main>"
+
+
+PRESSED = """main summary, .stal-knob input, .stal-knob select, .stal-explorer input[type=range], .stal-explorer select, .stal-explorer th button,
+ .self-test-bar button, .self-test-say button, .stal-tour-bar button, .quarto-btn-toggle, a.pagination-link"""
+LOW = """selector => [...document.querySelectorAll(selector)].filter(e => e.checkVisibility() && e.getBoundingClientRect().height < 43.9)
+  .map(e => `${e.tagName} ${e.className} ${e.getAttribute('aria-label') || e.textContent}: ${e.getBoundingClientRect().height}`)"""
+
+
+@pytest.mark.parametrize("name", ["index", "story", "06_losses", "10_selection", "self_test", "21_experiments"])
+def test_a_phone_shows_all_of_a_page(site, new_page, name):
+    "Nothing scrolls the page sideways, fingers hit what is pressed, wide figures keep a size that can be read, and none glares in the dark."
+    page = new_page(390, 844, has_touch=True, is_mobile=True, color_scheme="dark")
+    page.goto((site / f"{name}.html").as_uri())
+    page.wait_for_function("document.documentElement.scrollWidth <= 390", timeout=5_000)
+    page.evaluate("window.scrollTo(400, 0)")
+    assert page.evaluate("window.scrollX") == 0
+    assert page.evaluate(LOW, PRESSED) == []
+    wide = page.locator("img[data-wide]").evaluate_all("all => all.map(i => [i.getBoundingClientRect().width, i.closest('.cell-output-display').clientWidth])")
+    assert all(width == 640 and room <= 390 for width, room in wide) and (wide or name in ("self_test", "21_experiments"))
+    assert page.evaluate("[...document.querySelectorAll('.cell-output-display img')].every(i => getComputedStyle(i).filter !== 'none')")
 
 
 def test_a_formula_that_cannot_be_read_is_named(site):

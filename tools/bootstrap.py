@@ -85,6 +85,7 @@ def set_up(root=ROOT, latest=False):
 
 COMMANDS = {  # what the Python of the environment is given
     "demo": ["-m", "stal_nb", "run", "--preset", "demo"], "test": ["-m", "tools.testing"], "docs": ["-m", "tools.docs", "site"],
+    "print": ["-m", "tools.docs", "print"],
     "setup": ["-c", "import sys; print('Python of the environment:', sys.executable)"], "lab": ["-m", "jupyterlab", "nbs/index.ipynb"],
     "bench": ["-m", "bench"], "export": ["-m", "tools.docs", "export"], "clean": ["-m", "tools.docs", "clean"], "lock": ["-m", "tools.lock", "write"],
 }

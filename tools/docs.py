@@ -1,6 +1,7 @@
 """The documentation site and README.md, made from the notebooks with packages from PyPI alone.
 
     python -m tools.docs site [--out _docs]     a site that opens from disk and asks no network for anything
+    python -m tools.docs print [NOTEBOOK ...]   a PDF of the first reading path, _docs/first_path.pdf (tools/paper.py)
     python -m tools.docs export                 the library from all notebooks, README.md, and the page of quick checks
     python -m tools.docs readme [--check]       README.md and its pictures from nbs/index.ipynb, and the page of quick checks (tools/quick_checks.py)
     python -m tools.docs execute NOTEBOOK ...   run notebooks from top to bottom and store them with small pictures, clean
@@ -22,19 +23,21 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-from tools import glossary, quick_checks, slides
+from tools import glossary, quick_checks, slides, tour
 from tools.live import EXPLORER, FRAMES, explorer_html, knob_html
 
 ROOT = Path(__file__).resolve().parent.parent  # of the project
 PLOTLY, WIDGET = "application/vnd.plotly.v1+json", "application/vnd.jupyter.widget-view+json"
 OPENING = ("index.ipynb", "story.ipynb", "paths.ipynb", "symbols.ipynb")  # read before the numbered ones
-COPIED = (".png", ".jpg", ".jpeg", ".svg", ".css", ".js", ".woff2", ".txt", ".yml")  # files of nbs/ that pages use
+COPIED = (".png", ".jpg", ".jpeg", ".webp", ".svg", ".css", ".js", ".woff2", ".txt", ".yml")  # files of nbs/ that pages use
+SCRIPTS = {"site.js": "stal_nb.js", "self_test.js": "self_test.js", "slides.js": "stal_slides.js", "knobs.js": "knobs.js", "tour.js": "tour.js"}
 
 
 class DocsError(Exception):
@@ -182,15 +185,16 @@ def project_folder():
         os.environ.pop("IN_TEST") if flag is None else os.environ.__setitem__("IN_TEST", flag)
 
 
-def process_all(source: Path, target: Path) -> None:
-    "Page versions of all notebooks of a folder, with the files that they use."
+def process_all(source: Path, target: Path, names: tuple[str, ...] | None = None) -> None:
+    "Page versions of all notebooks of a folder, or of those with these stems, with the files that they use."
     for file in source.rglob("*"):
         if file.is_file() and file.suffix in COPIED and not any(p.startswith(".") for p in file.relative_to(source).parts):
             copy = target / file.relative_to(source)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, copy)
     with project_folder():
-        for notebook in notebooks(source):
+        chosen = notebooks(source) if names is None else [source / f"{name}.ipynb" for name in names]
+        for notebook in chosen:
             print(f"  {notebook.relative_to(source)}", flush=True)
             process_notebook(notebook, target / notebook.relative_to(source))
 
@@ -234,6 +238,16 @@ def fold_long_code(match: re.Match, longest: int = 60) -> str:
     return f'<details{opened} class="code-fold"><summary>Code</summary>{match[1]}</details>'
 
 
+def picture_sizes(page: str) -> str:
+    "Stored pictures say their size, so that nothing moves while a page loads; those too wide for a phone are marked."
+    def one(match: re.Match) -> str:
+        width, height = struct.unpack(">II", base64.b64decode(match[1])[16:24])
+        size = "" if re.search(r'\swidth="', match[0]) else f' width="{width}" height="{height}"'
+        return f'<img{size}{" data-wide" if width >= 700 and width > 1.5 * height else ""}{match[0].removeprefix("<img")}'
+
+    return re.sub(r'<img\s[^>]*?src="data:image/png;base64,([A-Za-z0-9+/]{32})[^>]*>', one, page)
+
+
 def finish_page(page: str, depth: int, settings: dict, where: str) -> str:
     "Everything that a rendered page still needs to stand alone."
     up = "../" * depth
@@ -242,6 +256,7 @@ def finish_page(page: str, depth: int, settings: dict, where: str) -> str:
     page = local_links(page, depth, settings["doc_host"] + settings["doc_baseurl"], settings["git_url"])
     page = re.sub(r'<details open="" class="code-fold">\s*<summary>Exported source</summary>(.*?)</details>', fold_long_code, page, flags=re.S)
     page = re.sub(r'<img (?![^>]*\balt=)', '<img alt="Output of the code above" ', page)
+    page = picture_sizes(page)
     scripts = f'<script src="{up}site_libs/stal_nb.js"></script>'
     if 'class="quick-check"' in page:
         scripts += f'<script src="{up}site_libs/self_test.js" defer></script>'
@@ -273,16 +288,31 @@ def source_pages(package: Path, target: Path) -> None:
             f'<p><a href="{home}">stal_nb</a> / {name}</p>{body}</html>', encoding="utf-8")
 
 
-def smalldocs(folder: Path) -> None:
-    "Render the site of a folder; its output goes to the folder `_docs` inside. Raises `DocsError` with what smalldocs said."
+def smalldocs(folder: Path, warnings: bool = True) -> None:
+    """Render the site of a folder; its output goes to the folder `_docs` inside. Raises `DocsError` with what smalldocs said.
+
+    `warnings=False` is for a part of the site, whose links to the rest lead nowhere yet."""
     if sys.version_info < (3, 11):
         raise DocsError(f"Python: found {sys.version.split()[0]}, expected 3.11 or newer, which smalldocs, the renderer of the site, needs")
     done = subprocess.run([sys.executable, "-c", "from smalldocs.cli import main; main()", "render", str(folder), "--quiet"],
                           capture_output=True, encoding="utf-8", errors="replace")
-    for line in (done.stdout + done.stderr).splitlines():
+    for line in (done.stdout + done.stderr).splitlines() if warnings or done.returncode else []:
         print(f"  smalldocs: {line}", flush=True)
     if done.returncode:
         raise DocsError(f"smalldocs render {folder}: exit status {done.returncode}, expected 0; see its words above")
+
+
+def copy_scripts(site: Path) -> None:
+    "Our own scripts, to where pages look for them."
+    for script, name in SCRIPTS.items():
+        shutil.copyfile(ROOT / "nbs" / script, site / "site_libs" / name)
+
+
+def copy_plotly(site: Path) -> None:
+    "The plotly.js of the installed package."
+    import plotly.offline
+
+    (site / "site_libs" / "plotly.min.js").write_text(plotly.offline.get_plotlyjs(), encoding="utf-8")
 
 
 def read_settings() -> dict:
@@ -312,16 +342,14 @@ def build_site(out: Path, work: Path | None = None) -> Path:
             text = finish_page(page.read_text(encoding="utf-8"), len(where.parts) - 1, settings, str(where))
             if glossary.COURSE.fullmatch(str(where)):
                 text = glossary.mark_terms(text, terms)
-            page.write_text(slides.finish(text) if str(where) == f"{slides.NAME}.html" else text, encoding="utf-8")
+            finish = {f"{slides.NAME}.html": slides.finish, "index.html": tour.slideshow}.get(str(where), str)
+            page.write_text(finish(text), encoding="utf-8")
         for style in (site / "site_libs").rglob("*.css"):
             text = style.read_text(encoding="utf-8")
             style.write_text(re.sub(r"@import url\(https?:[^)]*\);?", "", text), encoding="utf-8")
-        for script, name in {"site.js": "stal_nb.js", "self_test.js": "self_test.js", "slides.js": "stal_slides.js", "knobs.js": "knobs.js"}.items():
-            shutil.copyfile(ROOT / "nbs" / script, site / "site_libs" / name)
+        copy_scripts(site)
         if any('class="stal-plot"' in page.read_text(encoding="utf-8") for page in site.rglob("*.html")):
-            import plotly.offline
-
-            (site / "site_libs" / "plotly.min.js").write_text(plotly.offline.get_plotlyjs(), encoding="utf-8")
+            copy_plotly(site)
         if (site / "search.json").exists():
             (site / "search-index.js").write_text("window.stalNbSearch=" + (site / "search.json").read_text(encoding="utf-8"), encoding="utf-8")
         source_pages(ROOT / "stal_nb", site / "source")
@@ -451,6 +479,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.docs", description="Documentation site and README from the notebooks.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("site", help="build the site").add_argument("--out", default=str(ROOT / "_docs"), help="folder of the site")
+    printed = commands.add_parser("print", help="write a PDF of the first reading path")
+    printed.add_argument("--out", type=Path, default=ROOT / "_docs" / "first_path.pdf", help="file of the PDF")
+    printed.add_argument("notebooks", nargs="*", metavar="NOTEBOOK", help="names of other notebooks, such as 10_selection")
     commands.add_parser("export", help="write the library and README.md")
     commands.add_parser("clean", help="remove generated files and noise in notebooks")
     step = commands.add_parser("readme", help="write README.md and the page of quick checks")
@@ -460,6 +491,12 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if options.command in ("export", "clean"):
             export() if options.command == "export" else clean(ROOT)
+            return 0
+        if options.command == "print":
+            from tools import paper
+
+            pages = paper.write_pdf(options.out.resolve(), tuple(options.notebooks) or paper.FIRST_PATH)
+            print(f"PDF: {options.out} ({pages} pages, {options.out.stat().st_size / 1e6:.1f} MB)")
             return 0
         if options.command == "execute":
             from tools.execute import execute
