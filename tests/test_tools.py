@@ -132,6 +132,7 @@ def test_what_is_compiled_is_kept(stand_in, monkeypatch, told):
     given = []
     monkeypatch.setattr(bootstrap, "set_up", lambda latest, made=bootstrap.set_up: made(root, latest))
     monkeypatch.setattr(bootstrap.subprocess, "call", lambda command, cwd, env: given.append(env) or 0)
+    monkeypatch.delenv("LATEST", raising=False)
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", told)
     monkeypatch.delenv("PYTHONPYCACHEPREFIX", raising=False)
     assert bootstrap.main(["setup"]) == 0
