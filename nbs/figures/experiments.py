@@ -36,7 +36,7 @@ def gap_closed(results: dict, below: tuple[str, ...], above: str) -> pd.DataFram
 
 
 def budget_table(results: dict) -> pd.DataFrame:
-    "Mean mIoU over the seeds by the number of labels, a row an arm; arms that are trained once have the last column alone."
+    "Mean mIoU by the number of labels, a row an arm; arms that are trained once have the last column alone."
     rows = [(run["arm"], stage["labelled"], stage["miou"])
             for run in results["runs"] for stage in run["stages"] if stage["labelled"] > 0]
     table = pd.DataFrame(rows, columns=("arm", "labels", "miou")).groupby(["arm", "labels"]).miou.mean().unstack()
