@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['HEAD', 'measured', 'measures_of', 'Row', 'compare', 'row_cells', 'aligned', 'table_text', 'part_rows',
-           'acquisition_rows', 'results_text', 'describe']
+           'acquisition_rows', 'one_query_words', 'results_text', 'describe']
 
 # %% ../nbs/runtime/comparison.ipynb #4ebc8132
 import math
@@ -164,9 +164,10 @@ def acquisition_rows(
     results: Mapping[str, Any],
     most: int = 6,  # groups shown
 ) -> list[list[str]]:  # the head first
-    "Of each arm, in the mean over its runs: images, share of each group against the pool's, near-duplicates, classes."
-    rows = [["data", "arm", "images", "groups (share of the pool)", "near-duplicates", "classes with pixels",
-             "rarest classes, pixels"]]
+    """Of each arm, in the mean over its runs: images, how many of its queries differ, share of each group against the
+    pool's, near-duplicates, classes."""
+    rows = [["data", "arm", "images", "different queries", "groups (share of the pool)", "near-duplicates",
+             "classes with pixels", "rarest classes, pixels"]]
     for data in results["data"]:
         pools = [r["acquired"]["pool_groups"] for r in results["runs"] if r["data"] == data]
         pool = max(pools, key=lambda groups: sum(groups.values()), default={})  # arms may begin with a part of it
@@ -175,6 +176,11 @@ def acquisition_rows(
             if some and some[0]["ids"]:
                 rows.append([data, arm, *_acquired_cells(some, pool, most)])
     return rows
+
+
+def _queries(some: Sequence[Mapping[str, Any]]) -> set[tuple[str, ...]]:
+    "The different sets of images that runs have acquired."
+    return {tuple(sorted(a["ids"])) for a in some}
 
 
 def _acquired_cells(some: Sequence[Mapping[str, Any]], pool: Mapping[str, int], most: int) -> list[str]:
@@ -188,10 +194,23 @@ def _acquired_cells(some: Sequence[Mapping[str, Any]], pool: Mapping[str, int], 
     shown = ", ".join(f"{name or 'all'} {share[name]:.0%} ({pool[name] / everything:.0%})" for name in groups[:most])
     pixels = {name: mean([a["pixels"][name] for a in some]) for name in some[0]["pixels"]}
     rare = sorted(pixels, key=pixels.get)[:3]
-    return [f"{images:.0f}", shown + (" …" if len(groups) > most else ""),
+    return [f"{images:.0f}", f"{len(_queries(some))} of {len(some)}", shown + (" …" if len(groups) > most else ""),
             _number(mean([a["near_duplicates"] for a in some]), ".1f"),
             f"{mean([sum(n > 0 for n in a['pixels'].values()) for a in some]):.1f} of {len(pixels)}",
             ", ".join(f"{name} {pixels[name]:,.0f}" for name in rare)]
+
+# %% ../nbs/runtime/comparison.ipynb #5aed8062
+def one_query_words(results: Mapping[str, Any]) -> list[str]:
+    "A line for each arm that acquired the same part of the pool with every seed."
+    lines = []
+    for data in results["data"]:
+        for arm in results["arms"]:
+            some = [r["acquired"] for r in results["runs"] if (r["data"], r["arm"]) == (data, arm)]
+            part = some and 0 < len(some[0]["ids"]) < sum(some[0]["pool_groups"].values())
+            if part and len(some) > 1 and len(_queries(some)) == 1:
+                lines.append(f"{data}, {arm}: the same {len(some[0]['ids'])} images with each of {len(some)} seeds. "
+                             "Its interval is about training; of the choice there is one draw.")
+    return lines
 
 # %% ../nbs/runtime/comparison.ipynb #19543b7b
 def results_text(
@@ -205,7 +224,7 @@ def results_text(
     parts = [m for m in there if "/" in m and not measures]
     blocks += [aligned(part_rows(results, data, parts)) for data in results["data"] if parts]
     spent = acquisition_rows(results)
-    blocks += [f"acquired\n{aligned(spent)}"] if len(spent) > 1 else []
+    blocks += ["\n".join([f"acquired\n{aligned(spent)}", *one_query_words(results)])] if len(spent) > 1 else []
     blocks += [f"FAILED {key}: {reason}" for key, reason in results["failed"].items()]
     return "\n\n".join(blocks)
 

@@ -16,7 +16,7 @@ import plotly.graph_objects as go
 
 from .drawing import LAYOUT
 from .pages import chart, write_page
-from ..comparison import HEAD, acquisition_rows, compare, measures_of, part_rows, row_cells
+from ..comparison import HEAD, acquisition_rows, compare, measures_of, one_query_words, part_rows, row_cells
 from ..statistics import mean_interval
 
 # %% ../../nbs/app/experiment_page.ipynb #16aa7752
@@ -94,5 +94,6 @@ def write_experiment_page(
     return write_page(
         path, "experiment.html", results=results, tables=tables, charts=charts if results["runs"] else [],
         parts=[part_rows(results, data, parts) for data in results["data"]] if parts else [],
-        acquired=acquisition_rows(results), facts=json.dumps(facts, indent=1), hours=seconds / 3600,
+        acquired=acquisition_rows(results), one_query=one_query_words(results),
+        facts=json.dumps(facts, indent=1), hours=seconds / 3600,
         pairs=max((len(row.difference.values) for row in compare(results) if row.difference), default=0))
