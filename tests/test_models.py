@@ -782,3 +782,24 @@ def test_the_demo_model_can_be_trained_from_a_block_without_gradients(tmp_path, 
         for file in tmp_path.glob("*.safetensors"):
             file.unlink()
     demo.demo_model.cache_clear()
+
+
+def test_a_damaged_file_of_weights_is_made_again(tmp_path, monkeypatch):
+    "Of the cache; one that is whole is read and nothing is trained."
+    from safetensors.torch import load_file
+
+    from stal_nb.app import demo
+
+    monkeypatch.setenv("STAL_NB_CACHE", str(tmp_path))
+    trained = []
+
+    def train():
+        trained.append(1)
+        return {"a": torch.arange(3.0)}
+
+    for content in (None, b"half a fi", b""):
+        if content is not None:
+            (tmp_path / "x.safetensors").write_bytes(content)
+        assert demo.stored_or_trained("x.safetensors", load_file, train)["a"].tolist() == [0, 1, 2]
+        assert demo.stored_or_trained("x.safetensors", lambda file: load_file(file)["a"], train).tolist() == [0, 1, 2]
+    assert len(trained) == 3

@@ -166,7 +166,7 @@ def test_the_networks_that_notebooks_show_come_with_them(monkeypatch):
     from figures import warm_models
     from stal_nb.app import demo
 
-    names = {warm_models.file_name(), f"demo-sim-{demo.recipe_key({**demo.DEMO_RECIPE, 'domain': 'sim'})}.safetensors"}
+    names = {warm_models.file_name(), demo.demo_file_name({**demo.DEMO_RECIPE, "domain": "sim"})}
     assert {file.name for file in demo.STORED.iterdir()} == names, "store_demo_model() or store_warm_models() was forgotten"
     assert sum(file.stat().st_size for file in demo.STORED.iterdir()) < 20e6
 

@@ -3,18 +3,15 @@ runtime/calibration."""
 
 import hashlib
 import json
-from contextlib import suppress
 from copy import deepcopy
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from filelock import FileLock
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from stal_nb.app.demo import DEMO_RECIPE, STORED, cache_folder, demo_model, recipe_key
+from stal_nb.app.demo import DEMO_RECIPE, STORED, demo_model, recipe_key, stored_or_trained
 from stal_nb.config import TrainingConfig
 from stal_nb.labels import CITYSCAPES
 from stal_nb.runtime.files import atomic_write_bytes
@@ -40,7 +37,9 @@ def warm_models() -> dict[str, nn.Module]:  # name -> network in evaluation mode
     start = demo_model()
     with torch.inference_mode(False), torch.enable_grad():
         models = {"before warm-up": start}
-        for step, weights in _found_or_trained(start, file_name()).items():
+        found = stored_or_trained(file_name(), lambda file: unpacked(load_file(file), start),
+                                  lambda: packed(_warm_up(start), start))
+        for step, weights in found.items():
             models[f"warm-up, step {step}"] = deepcopy(start)
             models[f"warm-up, step {step}"].load_state_dict(weights)
     return {name: model.eval() for name, model in models.items()}
@@ -49,7 +48,8 @@ def warm_models() -> dict[str, nn.Module]:  # name -> network in evaluation mode
 def store_warm_models(folder: Path = STORED) -> Path:
     "Train them here and write their weights, for everybody's pictures to show the same networks."
     file = folder / file_name()
-    atomic_write_bytes(file, save(packed(_warm_up(demo_model()), demo_model())))
+    start = demo_model()
+    atomic_write_bytes(file, save(packed(_warm_up(start), start)))
     return file
 
 
@@ -59,43 +59,32 @@ def file_name() -> str:
     return f"warm-{hashlib.sha256(json.dumps([demo, WARM_UP], sort_keys=True).encode()).hexdigest()[:12]}.safetensors"
 
 
-def _found_or_trained(start: nn.Module, name: str) -> dict[int, dict[str, Tensor]]:  # step -> weights
-    for file in (STORED / name, cache_folder() / name):
-        with suppress(OSError, SafetensorError, KeyError, RuntimeError):  # other weights, or a damaged file
-            return unpacked(load_file(file), start)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock"):  # several notebooks may want them
-        if not file.exists():
-            atomic_write_bytes(file, save(packed(_warm_up(start), start)))
-    return unpacked(load_file(file), start)
-
-
 def packed(trained: dict[int, dict[str, Tensor]], start: nn.Module) -> dict[str, Tensor]:
     """A byte a weight: kernels as the difference to the network before, in 127 parts of the largest of each output
     channel; all else in half precision."""
-    packed, before = {}, start.state_dict()
+    stored, before = {}, start.state_dict()
     for step, weights in trained.items():
         for name, value in weights.items():
             if value.ndim < 2:
-                packed[f"{step}/{name}"] = value.half() if value.is_floating_point() else value
+                stored[f"{step}/{name}"] = value.half() if value.is_floating_point() else value
                 continue
             change = value - before[name]
             largest = change.flatten(1).abs().amax(1).clamp(min=1e-12)
-            packed[f"{step}/{name}/part"] = largest / 127
-            packed[f"{step}/{name}"] = (change.flatten(1) / largest[:, None] * 127).round().to(torch.int8)
-    return packed
+            stored[f"{step}/{name}/part"] = largest / 127
+            stored[f"{step}/{name}"] = (change.flatten(1) / largest[:, None] * 127).round().to(torch.int8)
+    return stored
 
 
-def unpacked(packed: dict[str, Tensor], start: nn.Module) -> dict[int, dict[str, Tensor]]:
+def unpacked(stored: dict[str, Tensor], start: nn.Module) -> dict[int, dict[str, Tensor]]:
     "Inverse of `packed`, up to its rounding. Raises `KeyError` or `RuntimeError` for weights of another network."
     before, trained = start.state_dict(), {}
     for step in WARM_UP["snapshots"]:
         trained[step] = {}
         for name, value in before.items():
-            stored = packed[f"{step}/{name}"]
+            found = stored[f"{step}/{name}"]
             if value.ndim >= 2:
-                stored = value + (stored * packed[f"{step}/{name}/part"][:, None]).view_as(value)
-            trained[step][name] = stored.to(value.dtype)
+                found = value + (found * stored[f"{step}/{name}/part"][:, None]).view_as(value)
+            trained[step][name] = found.to(value.dtype)
     return trained
 
 
