@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.browser import ARGUMENTS, executable, jupyterlab, open_notebook, press_run, run_cell
+from tools.lab import ARGUMENTS, executable, lab_server, open_notebook, opened, press_run, run_cell, write_desk
 
 BENCH_ARGUMENTS = ["--enable-precise-memory-info", "--js-flags=--expose-gc"]
 CELLS = [
@@ -60,7 +60,8 @@ def measure() -> list[dict]:
     "Time to the picture, frames of a scribble, save, bytes of a save, memory after fifty images."
     from playwright.sync_api import sync_playwright
 
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, jupyterlab(Path(folder) / "desk", CELLS) as address, \
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, tempfile.TemporaryDirectory() as settings, \
+            lab_server(Path(folder), Path(settings)) as server, opened(server, write_desk(folder, CELLS)) as address, \
             sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable(), args=ARGUMENTS + BENCH_ARGUMENTS)
         page = browser.new_page(viewport={"width": 1300, "height": 1100})
