@@ -103,7 +103,8 @@ def lazy_greedy(
         while bounds[best := int(bounds.argmax())] > -torch.inf and not fresh[best]:
             stale = bounds.masked_fill(fresh, -torch.inf).topk(min(few, n)).indices
             stale = stale[bounds[stale] > -torch.inf]
-            bounds[stale], fresh[stale], few = gains(stale), True, 2 * few
+            bounds[stale] = torch.cat([gains(part) for part in stale.split(BLOCK)])
+            fresh[stale], few = True, 2 * few
         if bounds[best] == -torch.inf:
             raise BudgetError(f"k: found {k}, expected at most the {len(chosen)} that quotas leave")
         add(best)
