@@ -319,7 +319,8 @@ class RunData:
         target = self._open("target")
         if self.config.split != "own":
             val = self._open("val")
-            pool, val = split_by_name(self.config.split, target if val is None else Concatenated(target, val))
+            every = target if val is None else Concatenated(target, val)
+            pool, val = split_by_name(self.config.split, every, self.config.seed)
             return pool, val, f"pool and validation images are divided by split = {self.config.split!r}"
         if self.config.validation and "val" not in self.given:
             return target, None, ""
