@@ -81,7 +81,7 @@ class Arm:
 FROM_THE_FIRST_ROUND = frozenset((
     # how a query is made
     "first_strategy", "strategy", "budget_unit", "region_radius", "pixel_spacing", "per_image", "mc_passes",
-    "ensemble_size", "annotator",
+    "ensemble_size", "annotator", "label_jitter", "label_confusion",
     # terms and views of unlabelled images
     "lambda_u", "lambda_c", "unlabelled_batch", "drop_percent", "gamma", "class_rate", "strong_views", "keep_unsure",
     "cutmix_probability", "target_scale", "two_strong_views", "confidence_threshold", "lambda_entropy",

@@ -288,6 +288,8 @@ class Config(TrainingConfig):
     round_epochs: tuple[float, ...] = bounded((), minimum=0)  # instead: epochs over the unlabelled images
     budgets: tuple[float, ...] = bounded((0.01, 0.05), minimum=0)  # after each query; up to 1.0 a fraction
     annotator: str = bounded("oracle", choices=("oracle", "person"))  # who labels: the truth, or a person
+    label_jitter: float = bounded(0.0, minimum=0)  # pixels by which outlines of the oracle wander, about
+    label_confusion: float = bounded(0.0, minimum=0, maximum=1)  # of its small pieces, share with a wrong name
     first_strategy: str = bounded("random", choices=STRATEGIES)  # how the first images are chosen
     strategy: str = bounded("entropy", choices=STRATEGIES)  # how the images of later rounds are chosen
     budget_unit: str = bounded("images", choices=lambda: UNITS)  # what `budgets` count
