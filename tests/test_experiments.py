@@ -122,7 +122,8 @@ def test_a_group_is_left_out_and_parts_are_joined(tmp_path):
 
 OTHER = dict(  # another value of each setting that is said not to matter in the source stage
     first_strategy="random_group_quota", strategy="margin", budget_unit="regions", region_radius=4, pixel_spacing=3, per_image=2,
-    mc_passes=3, ensemble_size=4, annotator="person", label_jitter=1.0, label_confusion=0.1, lambda_u=0.7, lambda_c=0.3, unlabelled_batch=1, drop_percent=10.0, gamma=1.0,
+    mc_passes=3, ensemble_size=4, annotator="person", label_jitter=1.0, label_confusion=0.1,
+    lambda_u=0.7, lambda_c=0.3, unlabelled_batch=1, drop_percent=10.0, gamma=1.0,
     class_rate=True, strong_views=False, keep_unsure=True, cutmix_probability=0.3, target_scale=(0.6, 1.1), num_anchors=4,
     num_negatives=4, temperature=0.2, anchor_threshold=0.1, low_rank=1, high_rank=5, reliable_percentile=10.0,
     unreliable_percentile=70.0, bank_push=4, released_negatives=True, copy_paste_probability=0.1, paste_scale=(0.5, 1.0),

@@ -282,7 +282,7 @@ def test_the_teacher_is_mixed_as_each_of_the_two_views():
     alone = [step.teacher_view(logits, vectors.clone(), labels, (prediction, part)) for part in boxes]
     for field in ("probs", "embeddings", "labels"):
         expected = torch.cat([getattr(alone[0], field), getattr(alone[1], field)[1:]])
-        assert torch.equal(getattr(both, field), expected)
+        torch.testing.assert_close(getattr(both, field), expected)  # not to the bit: several threads divide the rows otherwise
     assert both.labelled.tolist() == [True] + 4 * [False]
 
 
@@ -383,7 +383,7 @@ def test_the_experiment_has_an_arm_for_each_family():
     experiment = Experiment.read(Path(__file__).parent.parent / "experiments" / "related_scenes.toml")
     arms = {arm.name: arm for arm in experiment.arms}
     assert {name: dict(arms[name].changes) for name in FAMILIES} == FAMILIES
-    assert {sum(c.round_steps) + c.source_steps for c in (task.config for task in experiment.tasks() if task.arm)} == {450}
+    assert {sum(c.round_steps) + c.source_steps for c in (task.config for task in experiment.tasks() if task.arm)} == {260}
 
 
 def test_a_plan_counts_the_second_view():
