@@ -90,7 +90,8 @@ class TrainingConfig:
     # confidence and mixing
     confidence_momentum: float = bounded(0.999, minimum=0, maximum=1)  # alpha
     copy_paste_probability: float = bounded(0.5, minimum=0, maximum=1)  # of a labelled image to receive pasted pixels
-    paste_scale: tuple[float, float] = bounded((0.1, 2.0), above=0)  # resize of the pasted image
+    # resize of the pasted image; None = the paper's 0.1 to 2 times what its pool's views have, see `paste_range`
+    paste_scale: tuple[float, float] | None = bounded((0.1, 2.0), above=0)
     paste_classes: int = bounded(3, minimum=1)  # rare classes drawn for one paste
     cutmix_probability: float = bounded(1.0, minimum=0, maximum=1)  # of an unlabelled image to receive a box of another
     plan_every: int = bounded(20, minimum=1)  # steps between two looks of the sampler at the banks
@@ -412,14 +413,15 @@ PRESETS: dict[str, dict[str, Any]] = {
         checkpoint_every=60),
     "camvid": dict(
         data="camvid", backbone="tf_efficientnet_lite0", aspp_channels=64, embedding_dim=64, image_size=(240, 320),
-        crop_size=(176, 240), source_scale=(0.6, 1.2), target_scale=(0.4, 0.8), eval_size=(240, 320),
+        crop_size=(176, 240), source_scale=(0.6, 1.2), target_scale=(0.4, 0.8), paste_scale=None, eval_size=(240, 320),
         source_images=2000, first_strategy="random_group_quota", source_batch=3, target_batch=3, unlabelled_batch=4,
         lr=0.01, num_negatives=64, bank_capacity=2000, bank_push=64,
         confidence_momentum=0.97, class_rate=False, lambda_u=0.2, drop_percent=50.0, source_steps=400,
         round_steps=(300, 300), budgets=(4, 18), checkpoint_every=100),
     "folder": dict(
         data="folder", backbone="tf_efficientnet_lite0", aspp_channels=64, embedding_dim=64, image_size=(240, 320),
-        crop_size=(240, 320), source_scale=(0.6, 1.2), target_scale=(0.5, 1.0), source_images=2000, annotator="person",
+        crop_size=(240, 320), source_scale=(0.6, 1.2), target_scale=(0.5, 1.0), paste_scale=None,
+        source_images=2000, annotator="person",
         first_strategy="word_coverage", strategy="frozen_k_center", teacher_window=0.2,
         source_batch=3, target_batch=3, unlabelled_batch=4, lr=0.01, num_negatives=64, bank_capacity=2000, bank_push=64,
         confidence_momentum=0.97, class_rate=False, lambda_u=0.2, drop_percent=50.0, source_steps=400,
