@@ -117,6 +117,29 @@ def test_a_group_is_left_out_and_parts_are_joined(tmp_path):
         tiny(split="half")
 
 
+def test_with_random_halves_each_seed_has_a_pool_and_a_query_of_its_own():
+    config = tiny(target_images=12, val_images=12, split="random")
+    parts = [RunData(Config.from_dict({**config.to_dict(), "seed": seed, "target_images": 12})) for seed in (0, 0, 1)]
+    assert parts[0].target.ids == parts[1].target.ids and len(parts[0].target) == len(parts[0].val) == 12
+    assert not set(parts[0].target.ids) & set(parts[0].val.ids)
+    places = [{id.split("-")[0] + id[-6:] for id in part.target.ids} for part in parts]  # scenes have their seed in their ids
+    assert places[0] != places[2] and 12 > len(places[0] & places[2]) > 0
+
+
+def test_labels_have_the_faults_that_the_settings_ask_for(tmp_path):
+    shares = []
+    for name, faults in (("true", {}), ("jitter", dict(label_jitter=2.0)), ("confusion", dict(label_confusion=1.0))):
+        run = Run.create(tiny(budgets=(2,), round_steps=(1,), source_steps=0, **faults), tmp_path / name)
+        run.bar = False
+        run.finish()
+        truth = {id: run.data.target[run.data.target.ids.index(id)].labels for id in run.labelled_ids()}
+        wrong = [(run.store.load(id) != labels).float().mean().item() for id, labels in truth.items()]
+        shares.append(sum(wrong) / len(wrong))
+    assert shares[0] == 0 and 0.01 < shares[1] < 0.5 and 0 < shares[2] < 0.5
+    with pytest.raises(ConfigError, match="label_confusion: found 2"):
+        tiny(label_confusion=2)
+
+
 # -- shared stages -------------------------------------------------------------------------------------------------------------
 
 

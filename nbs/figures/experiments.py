@@ -13,9 +13,9 @@ def read_experiment(file: str | Path) -> dict:  # "runs", and of a comparison "a
     return json.loads(Path(file).read_text(encoding="utf-8"))
 
 
-def paired_table(results: dict, measure: str = "miou") -> pd.DataFrame:
-    "Each arm against the baseline, paired by seed, as `stal_nb compare` prints it."
-    rows = [row_cells(row) for row in compare(results, measure)]
+def paired_table(results: dict, measure: str = "miou", baseline: str = "") -> pd.DataFrame:
+    "Each arm against the baseline, or another arm in its place, paired by seed, as `stal_nb compare` prints it."
+    rows = [row_cells(row) for row in compare({**results, "baseline": baseline or results["baseline"]}, measure)]
     return pd.DataFrame(rows, columns=HEAD).set_index("arm").drop(columns="data")
 
 
@@ -41,3 +41,9 @@ def budget_table(results: dict) -> pd.DataFrame:
             for run in results["runs"] for stage in run["stages"] if stage["labelled"] > 0]
     table = pd.DataFrame(rows, columns=("arm", "labels", "miou")).groupby(["arm", "labels"]).miou.mean().unstack()
     return table.loc[results["arms"]].rename(columns=lambda n: f"{n} labels")
+
+
+def mean_table(results: dict, measures: dict[str, str]) -> pd.DataFrame:
+    "Means over the seeds, percent: a row an arm, a column a measure with a name of its own; empty where a run has none."
+    columns = {name: {(r["arm"], r["seed"]): measured(r, measure) for r in results["runs"]} for name, measure in measures.items()}
+    return pd.DataFrame(columns).groupby(level=0).mean().loc[results["arms"]]
