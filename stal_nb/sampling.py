@@ -112,7 +112,7 @@ def paste_range(
     config: TrainingConfig,
     pool: str,  # that the pasted image is of: "source" or "labelled"
 ) -> tuple[float, float]:  # smallest and largest factor
-    "By how much a pasted image is resized: `paste_scale`, or 0.1 to 2 times the (geometric) middle of the pool's views."
+    "By how much a pasted image is resized: `paste_scale`, or 0.1 to 2 times the (geometric) middle of `view_range`."
     if config.paste_scale is not None:
         return config.paste_scale
     low, high = view_range(config, pool)

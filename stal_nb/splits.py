@@ -129,7 +129,9 @@ def random_split(
     seed: int,  # another seed, another half
 ) -> tuple[Pool, Pool]:  # pool, validation; both in the order of the data set
     """Half of the images at random, one more if their number is odd, against the others (Monte Carlo cross-validation).
-    Where images are added or missing, nearly all of the others stay on their side. Raises `ConfigError` for fewer than two."""
+
+    Where images are added or missing, nearly all of the others stay on their side. Raises `ConfigError` for fewer than
+    two."""
     if len(dataset) < 2:
         raise ConfigError(f"split 'random': found {len(dataset)} labelled images, expected at least 2")
     dealt = sorted(range(len(dataset)), key=lambda i: hashlib.sha256(f"{seed}/{dataset.ids[i]}".encode()).digest())
