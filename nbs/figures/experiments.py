@@ -44,7 +44,7 @@ def budget_table(results: dict) -> pd.DataFrame:
 
 
 def mean_table(results: dict, measures: dict[str, str]) -> pd.DataFrame:
-    "Means over the seeds, percent: a row an arm, a column a measure with a name of its own; empty where a run has none."
+    "Means over the seeds, percent: a row an arm, a column a measure with its own name; empty where a run has none."
     columns = {name: {(r["arm"], r["seed"]): measured(r, measure) for r in results["runs"]}
                for name, measure in measures.items()}
     return pd.DataFrame(columns).groupby(level=0).mean().loc[results["arms"]]
