@@ -48,3 +48,14 @@ def mean_table(results: dict, measures: dict[str, str]) -> pd.DataFrame:
     columns = {name: {(r["arm"], r["seed"]): measured(r, measure) for r in results["runs"]}
                for name, measure in measures.items()}
     return pd.DataFrame(columns).groupby(level=0).mean().loc[results["arms"]]
+
+
+def stage_table(results: dict, arms: list[str], measures: dict[str, str]) -> pd.DataFrame:
+    "As `mean_table`, with a row for each stage of each arm."
+    rows = []
+    for run in results["runs"]:
+        for number, stage in enumerate(run["stages"] if run["arm"] in arms else ()):
+            found = {name: measured({**run, "stages": [stage]}, measure) for name, measure in measures.items()}
+            rows.append({"arm": run["arm"], "after": stage["stage"], "labels": stage["labelled"], "number": number, **found})
+    table = pd.DataFrame(rows).groupby(["arm", "number", "after", "labels"]).mean().droplevel("number")
+    return table.loc[arms]
