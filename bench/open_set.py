@@ -1,0 +1,70 @@
+"""What becomes of classes that the source lacks, inside the method: memory bank, sampler, pseudo-labels and copy-paste, as one JSON file that
+notebook 21 shows.
+
+    stal_nb compare experiments/scenes_settings.toml
+    python bench/open_set.py runs/scenes_settings --out nbs/results/open_set.json
+
+Reads the finished runs of the arms: their logs, their labels, and what the teacher says about the first target images after each stage.
+"""
+import argparse
+import json
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from stal_nb.app.report import read_log
+from stal_nb.experiments import folder_name
+from stal_nb.labels import CITYSCAPES
+from stal_nb.models import predict_logits
+from stal_nb.run import Run
+from stal_nb.runtime.files import atomic_write_json
+
+ARMS = ("SSDA", "open set, UDA", "open set, SSDA")
+IMAGES = 60  # target images whose pseudo-labels are counted
+
+
+@torch.inference_mode()
+def pseudo_labels(run: Run, stage: str, classes: list[int]) -> dict[int, tuple[float, float, float]]:
+    "Of each class: its true share of the pixels, the share that the teacher gives it, and how much of that is right; percent."
+    model, true, given, right = run.model_after(stage), torch.zeros(19), torch.zeros(19), torch.zeros(19)
+    for k in range(min(IMAGES, len(run.data.target))):
+        sample = run.data.target[k]
+        said = predict_logits(model, sample.image[None], run.config.eval_size).argmax(1)[0]
+        true += torch.bincount(sample.labels[sample.labels < 19], minlength=19)
+        given += torch.bincount(said.flatten(), minlength=19)
+        right += torch.bincount(said[said == sample.labels], minlength=19)
+    return {c: (float(100 * true[c] / true.sum()), float(100 * given[c] / given.sum()), float(100 * right[c] / given[c].clamp(min=1))) for c in classes}
+
+
+def inside(run: Run, names: list[str]) -> list[dict]:
+    "A row a stage and class."
+    rows, log = [], pd.DataFrame(read_log(run))
+    classes = [CITYSCAPES.index(name) for name in names]
+    for number in range(len(run.budgets)):
+        last = log[log["stage"] == f"round {number}"].iloc[-1]
+        labelled = list(run.queried(number + 1))
+        shown = {name: sum(bool((run.store.load(id) == c).any()) for id in labelled) for name, c in zip(names, classes)}
+        found = pseudo_labels(run, f"round {number}", classes)
+        for name, c in zip(names, classes):
+            true, given, right = (round(value, 2) for value in found[c])
+            rows.append({"after": f"round {number}", "labels": len(labelled), "class": name, "bank": int(last[f"bank/{name}"]),
+                         "sampling": round(float(last[f"sampling/{name}"]), 4), "labelled images that show it": shown[name],
+                         "true share": true, "pseudo-labels": given, "of them right": right})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of the experiment")
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    results = json.loads((options.folder / "experiment.json").read_text(encoding="utf-8"))
+    names = next(list(run["config"]["exclude"]) for run in results["runs"] if run["config"]["exclude"])
+    rows = [{"arm": run["arm"], "seed": run["seed"], **row} for run in results["runs"] if run["arm"] in ARMS
+            for row in inside(Run.open(options.folder / "runs" / folder_name(run["data"]) / folder_name(run["arm"]) / f"seed-{run['seed']}"), names)]
+    atomic_write_json(options.out, {"classes": names, "images": IMAGES, "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
