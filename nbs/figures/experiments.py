@@ -56,6 +56,7 @@ def stage_table(results: dict, arms: list[str], measures: dict[str, str]) -> pd.
     for run in results["runs"]:
         for number, stage in enumerate(run["stages"] if run["arm"] in arms else ()):
             found = {name: measured({**run, "stages": [stage]}, measure) for name, measure in measures.items()}
-            rows.append({"arm": run["arm"], "after": stage["stage"], "labels": stage["labelled"], "number": number, **found})
+            rows.append({"arm": run["arm"], "number": number, "after": stage["stage"], "labels": stage["labelled"],
+                         **found})
     table = pd.DataFrame(rows).groupby(["arm", "number", "after", "labels"]).mean().droplevel("number")
     return table.loc[arms]
