@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['AnnotatorProtocol', 'boundary_map', 'boundary_length', 'count_pieces', 'annotation_seconds', 'Cost', 'CostModel',
-           'ids_of', 'OracleAnnotator', 'jitter_boundaries', 'confuse_pieces', 'NoisyAnnotator']
+           'ids_of', 'OracleAnnotator', 'jitter_boundaries', 'confuse_pieces', 'NoisyAnnotator', 'oracle_of']
 
 # %% ../nbs/11_annotation.ipynb #2588520b
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -289,10 +289,12 @@ class NoisyAnnotator:
         jitter: float = 1.0,  # pixels by which outlines wander, about
         confusion: float = 0.05,  # probability of each small piece to get a wrong name, in [0, 1]
         seed: int = 0,  # another seed, other faults
+        cost: CostModel = CostModel(),  # what a person would have needed
     ):
         if not (jitter >= 0 and 0 <= confusion <= 1):
             raise ConfigError(f"jitter, confusion: found {jitter}, {confusion}, expected 0 or more, and 0 to 1")
-        self.oracle, self.jitter, self.confusion, self.seed = OracleAnnotator(dataset), jitter, confusion, seed
+        self.oracle = OracleAnnotator(dataset, cost=cost)
+        self.jitter, self.confusion, self.seed = jitter, confusion, seed
 
     def label(
         self,
@@ -307,3 +309,13 @@ class NoisyAnnotator:
         labels = confuse_pieces(labels, self.confusion, generator) if self.confusion else labels
         labels = jitter_boundaries(labels, self.jitter, generator) if self.jitter else labels
         return (labels if mask is None else torch.where(mask.to(labels.device), labels, IGNORE)), seconds
+
+# %% ../nbs/11_annotation.ipynb #orc00002
+def oracle_of(
+    dataset: Dataset | Sequence[Sample],  # with labels
+    config: Any,  # a `Config`
+) -> OracleAnnotator | NoisyAnnotator:
+    "Who answers in a person's place: the truth, or the truth with the faults that the settings ask for."
+    if config.label_jitter or config.label_confusion:
+        return NoisyAnnotator(dataset, config.label_jitter, config.label_confusion, config.seed)
+    return OracleAnnotator(dataset)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch.distributed
 from torch import Tensor, nn
@@ -455,6 +455,13 @@ class EMATeacher(nn.Module):
         self.decay, self.window = decay, window
         self.model = deepcopy(student).requires_grad_(False)
         self.eval()
+
+    def begin_stage(
+        self,
+        config: Any,  # a `TrainingConfig`
+    ) -> None:
+        "Take over what the settings of a stage say of the average."
+        self.window = config.teacher_window
 
     def train(self, mode: bool = True) -> "EMATeacher":
         "Stays in evaluation mode, also when the module it is part of starts training."

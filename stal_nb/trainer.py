@@ -131,7 +131,7 @@ class StepRunner:
         self.device = self.accelerator.device if self.several else resolve_device(config.device)
         self.state = state.to(self.device)
         self.state.new_discriminator(config)
-        self.state.teacher.window = config.teacher_window
+        self.state.teacher.begin_stage(config)
         self.student, self.optimizer = self._prepare()
         self.base_lrs = [group["lr"] for group in self.optimizer.param_groups]
         own_statistics = self.several and not config.sync_batchnorm

@@ -504,15 +504,12 @@ def test_a_training_checkpoint_gives_its_teacher(small, tmp_path):
     assert (model.classifier.bias == 7).all()
 
 
-def test_a_partly_fitting_backbone_is_worth_a_warning(tmp_path):
+def test_a_partly_fitting_backbone_is_worth_a_warning(tmp_path, monkeypatch):
     "The weights of a ResNet-18 all have a place in a ResNet-34, which has more."
     torch.save(BACKBONES["resnet18"]().state_dict(), tmp_path / "resnet18.pth")
-    BACKBONES["resnet34"] = partial(ResNetEncoder, "resnet34")
-    try:
-        with pytest.warns(UserWarning, match="part of the backbone keeps its random start: resnet18.pth into the backbone"):
-            tiny("resnet34", weights=tmp_path / "resnet18.pth")
-    finally:
-        del BACKBONES["resnet34"]
+    monkeypatch.setitem(BACKBONES, "resnet34", partial(ResNetEncoder, "resnet34"))
+    with pytest.warns(UserWarning, match="part of the backbone keeps its random start: resnet18.pth into the backbone"):
+        tiny("resnet34", weights=tmp_path / "resnet18.pth")
 
 
 def test_a_file_of_which_nothing_fits_is_an_error(small, tmp_path):
