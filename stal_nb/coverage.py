@@ -75,10 +75,10 @@ def k_center(
         chosen.append(int(best))
     return chosen
 
-# %% ../nbs/09b_coverage.ipynb #ccd915bc
+# %% ../nbs/09b_coverage.ipynb #blk00001
 BLOCK = 1024  # images that are looked at together
 
-
+# %% ../nbs/09b_coverage.ipynb #ccd915bc
 def lazy_greedy(
     gains: Callable[[Tensor], Tensor],  # (b,) positions -> (b,) what each would add now; must never rise
     add: Callable[[int], None],  # called with each position that is chosen
@@ -91,7 +91,9 @@ def lazy_greedy(
     """Greedy maximum of a submodular function with stale gains as bounds (Minoux 1978): what plain greedy chooses.
 
     Among equal gains the first position wins. Raises `BudgetError` if quotas leave fewer than k."""
-    bounds = torch.cat([gains(part) for part in torch.arange(n).split(BLOCK)]) if n else torch.zeros(0)
+    bounds = torch.empty(n, dtype=torch.float64)
+    for part in torch.arange(n).split(BLOCK) if n else ():  # in place: small answers between large blocks hold memory
+        bounds[part] = gains(part).double()
     bounds[list(taken)] = -torch.inf
     left, chosen = dict(quotas or {}), []
     members = {g: torch.tensor([i for i, other in enumerate(groups) if other == g]) for g in left}
@@ -103,7 +105,8 @@ def lazy_greedy(
         while bounds[best := int(bounds.argmax())] > -torch.inf and not fresh[best]:
             stale = bounds.masked_fill(fresh, -torch.inf).topk(min(few, n)).indices
             stale = stale[bounds[stale] > -torch.inf]
-            bounds[stale] = torch.cat([gains(part) for part in stale.split(BLOCK)])
+            for part in stale.split(BLOCK):
+                bounds[part] = gains(part).double()
             fresh[stale], few = True, 2 * few
         if bounds[best] == -torch.inf:
             raise BudgetError(f"k: found {k}, expected at most the {len(chosen)} that quotas leave")
