@@ -39,6 +39,17 @@ def leaves_the_process_as_it_was():
     assert not changed, f"left changed: {', '.join(changed)} {', '.join(sorted(variables))}"
 
 
+@pytest.fixture
+def one_thread():
+    "For what is compared to the bit: several threads divide the rows otherwise."
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def pytest_collection_modifyitems(items):
     """What asks for the browser is marked so. The files that share one begin, then slow tests, so that no core waits in the end; the order of each kind
     stays random."""

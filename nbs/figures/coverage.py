@@ -69,7 +69,7 @@ def choices(streets: Streets, k: int) -> dict[str, list[int]]:
         "visual words with group quotas": word_coverage(streets.words, [], k, streets.groups, quotas),
         "k-centre": k_center(x, [], k),
         "herding (MaxHerding)": herding(x, [], k),
-        "balls (ProbCover)": prob_cover(x, [], k, generator.manual_seed(0)),
+        "balls (ProbCover)": prob_cover(x.double(), [], k, generator.manual_seed(0)),  # or its radius hangs on rounding
         "typical of clusters (TypiClust)": typiclust(x, [], k, generator.manual_seed(0)),
         "k-means++ draw": plus_plus(x, k, generator.manual_seed(0)),
     }
