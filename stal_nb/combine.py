@@ -7,7 +7,6 @@ __all__ = ['Drawn', 'Reader', 'Sizes', 'labels_of', 'folder_dataset', 'labelled_
            'hold_out']
 
 # %% ../nbs/runtime/combine.ipynb #3a445f93
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from .labels import LabelSpace
 from .runtime.errors import ConfigError, DataError
 from .runtime.images import Range, image_size
 from .runtime.listing import folder_of
-from .splits import Chain
+from .splits import Chain, hashed
 
 # %% ../nbs/runtime/combine.ipynb #32f691e9
 Drawn = Mapping[str, Callable[[], Any]]  # image id -> a function that makes its labels, (H, W) integers
@@ -134,19 +133,14 @@ class Joined(Chain):
         return any(getattr(reader_of(dataset), "fit_labels", False) for dataset in self.datasets)
 
 # %% ../nbs/runtime/combine.ipynb #a78fc912
-def _hash(seed: int, name: str) -> float:
-    "A number in [0, 1) that depends on seed and name alone."
-    return int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:8], "big") / 2**64
-
-
 def held_names(
     names: Iterable[str],  # of groups, or of images
     share: float,  # about so much of them, in (0, 1)
     seed: int,
 ) -> set[str]:  # at least one, and not all
     "The names that are held out: each by a number of its own, so that added ones move no other."
-    among = sorted(set(names), key=lambda name: (_hash(seed, name), name))
-    return {name for name in among[1:-1] if _hash(seed, name) < share} | set(among[:1])
+    among = sorted(set(names), key=lambda name: (hashed(seed, name), name))
+    return {name for name in among[1:-1] if hashed(seed, name) < share} | set(among[:1])
 
 
 def hold_out(
