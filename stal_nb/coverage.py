@@ -91,22 +91,22 @@ def lazy_greedy(
     """Greedy maximum of a submodular function with stale gains as bounds (Minoux 1978): what plain greedy chooses.
 
     Among equal gains the first position wins. Raises `BudgetError` if quotas leave fewer than k."""
-    bounds = torch.empty(n, dtype=torch.float64)
-    for part in torch.arange(n).split(BLOCK) if n else ():  # in place: small answers between large blocks hold memory
-        bounds[part] = gains(part).double()
+    def look(positions: Tensor) -> None:  # in place: small answers between large blocks would hold memory
+        for part in positions.split(BLOCK) if len(positions) else ():
+            bounds[part] = gains(part).double()
+    bounds, fresh = torch.empty(n, dtype=torch.float64), torch.ones(n, dtype=torch.bool)
+    look(torch.arange(n))
     bounds[list(taken)] = -torch.inf
     left, chosen = dict(quotas or {}), []
     members = {g: torch.tensor([i for i, other in enumerate(groups) if other == g]) for g in left}
     for g in (g for g, count in left.items() if not count):
         bounds[members[g]] = -torch.inf
-    fresh = torch.ones(n, dtype=torch.bool)
     for _ in range(k):
         few = 32
         while bounds[best := int(bounds.argmax())] > -torch.inf and not fresh[best]:
             stale = bounds.masked_fill(fresh, -torch.inf).topk(min(few, n)).indices
             stale = stale[bounds[stale] > -torch.inf]
-            for part in stale.split(BLOCK):
-                bounds[part] = gains(part).double()
+            look(stale)
             fresh[stale], few = True, 2 * few
         if bounds[best] == -torch.inf:
             raise BudgetError(f"k: found {k}, expected at most the {len(chosen)} that quotas leave")
