@@ -14,8 +14,9 @@ import pandas as pd
 import torch
 
 from stal_nb.app.report import read_log
-from stal_nb.experiments import folder_name
+from stal_nb.experiments import run_key
 from stal_nb.labels import CITYSCAPES
+from stal_nb.metrics import SegmentationMetrics
 from stal_nb.models import predict_logits
 from stal_nb.run import Run
 from stal_nb.runtime.files import atomic_write_json
@@ -25,16 +26,13 @@ IMAGES = 60  # target images whose pseudo-labels are counted
 
 
 @torch.inference_mode()
-def pseudo_labels(run: Run, stage: str, classes: list[int]) -> dict[int, tuple[float, float, float]]:
-    "Of each class: its true share of the pixels, the share that the teacher gives it, and how much of that is right; percent."
-    model, true, given, right = run.model_after(stage), torch.zeros(19), torch.zeros(19), torch.zeros(19)
+def pseudo_labels(run: Run, stage: str) -> torch.Tensor:  # (C, C) pixels, rows = truth, columns = the teacher's classes
+    "What the teacher says about the first target images, where there is a truth."
+    model, counted = run.model_after(stage), SegmentationMetrics(CITYSCAPES)
     for k in range(min(IMAGES, len(run.data.target))):
         sample = run.data.target[k]
-        said = predict_logits(model, sample.image[None], run.config.eval_size).argmax(1)[0]
-        true += torch.bincount(sample.labels[sample.labels < 19], minlength=19)
-        given += torch.bincount(said.flatten(), minlength=19)
-        right += torch.bincount(said[said == sample.labels], minlength=19)
-    return {c: (float(100 * true[c] / true.sum()), float(100 * given[c] / given.sum()), float(100 * right[c] / given[c].clamp(min=1))) for c in classes}
+        counted.update(predict_logits(model, sample.image[None].to(run.device), run.config.eval_size).cpu(), sample.labels[None])
+    return counted.compute().confusion.double()
 
 
 def inside(run: Run, names: list[str]) -> list[dict]:
@@ -45,12 +43,14 @@ def inside(run: Run, names: list[str]) -> list[dict]:
         last = log[log["stage"] == f"round {number}"].iloc[-1]
         labelled = list(run.queried(number + 1))
         shown = {name: sum(bool((run.store.load(id) == c).any()) for id in labelled) for name, c in zip(names, classes)}
-        found = pseudo_labels(run, f"round {number}", classes)
+        found = pseudo_labels(run, f"round {number}")
+        true, given = (100 * found.sum(axis) / found.sum() for axis in (1, 0))
+        right = 100 * found.diagonal() / found.sum(0).clamp(min=1)
         for name, c in zip(names, classes):
-            true, given, right = (round(value, 2) for value in found[c])
             rows.append({"after": f"round {number}", "labels": len(labelled), "class": name, "bank": int(last[f"bank/{name}"]),
                          "sampling": round(float(last[f"sampling/{name}"]), 4), "labelled images that show it": shown[name],
-                         "true share": true, "pseudo-labels": given, "of them right": right})
+                         "true share": round(true[c].item(), 2), "pseudo-labels": round(given[c].item(), 2),
+                         "of them right": round(right[c].item(), 2)})
     return rows
 
 
@@ -62,7 +62,7 @@ def main() -> None:
     results = json.loads((options.folder / "experiment.json").read_text(encoding="utf-8"))
     names = next(list(run["config"]["exclude"]) for run in results["runs"] if run["config"]["exclude"])
     rows = [{"arm": run["arm"], "seed": run["seed"], **row} for run in results["runs"] if run["arm"] in ARMS
-            for row in inside(Run.open(options.folder / "runs" / folder_name(run["data"]) / folder_name(run["arm"]) / f"seed-{run['seed']}"), names)]
+            for row in inside(Run.open(options.folder / "runs" / run_key(run["data"], run["arm"], run["seed"])), names)]
     atomic_write_json(options.out, {"classes": names, "images": IMAGES, "rows": rows})
 
 

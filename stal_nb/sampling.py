@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from .augmentation import paste_augment, weak_augment
-from .config import TrainingConfig
+from .config import PAPER, TrainingConfig
 from .data import load_image
 from .labels import IGNORE, Sample
 from .runtime.errors import ConfigError
@@ -112,12 +112,12 @@ def paste_range(
     config: TrainingConfig,
     pool: str,  # that the pasted image is of: "source" or "labelled"
 ) -> tuple[float, float]:  # smallest and largest factor
-    "By how much a pasted image is resized: `paste_scale`, or 0.1 to 2 times the (geometric) middle of `view_range`."
+    "By how much a pasted image is resized: `paste_scale`, or the paper's times the geometric middle of `view_range`."
     if config.paste_scale is not None:
         return config.paste_scale
     low, high = view_range(config, pool)
-    middle = (low * high) ** 0.5
-    return 0.1 * middle, 2 * middle
+    middle, (least, most) = (low * high) ** 0.5, PAPER["paste_scale"]
+    return least * middle, most * middle
 
 # %% ../nbs/runtime/sampling.ipynb #6812d270
 class StepLoader(Dataset):

@@ -279,7 +279,7 @@ def acquire(
     """Have an image, or regions of it, labelled, unless the answer is in the store. What was acquired of it before
     stays."""
     old = run.store.load(id) if run.store.has(id) else None
-    facts = dict(annotator="oracle", round=number)
+    facts = dict(annotator=annotator.name, round=number)
     if old is not None and any(record.get("round") == number for record in run.store.provenance(id)):
         return  # answered before this process was stopped
     if regions is None:

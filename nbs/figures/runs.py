@@ -10,7 +10,7 @@ import torch
 from matplotlib import pyplot as plt
 
 from stal_nb.app.drawing import LAYOUT
-from stal_nb.metrics import confusion_counts, iou_per_class
+from stal_nb.metrics import SegmentationMetrics
 from stal_nb.models import predict_logits
 from stal_nb.run import Run
 
@@ -36,13 +36,14 @@ def example_run(
 
 @torch.inference_mode()
 def image_scores(run: Run) -> pd.Series:  # place among the validation images -> mIoU, percent; the worst first
-    "mIoU of each validation image after the last round, over the classes that it shows or is said to show."
+    "mIoU of each validation image after the last round, over the classes that it shows."
     model, scores = run.model_after(f"round {len(run.budgets) - 1}"), {}
+    measured = SegmentationMetrics(run.data.label_space)
     for k, sample in enumerate(run.data.val):
-        ids = predict_logits(model, sample.image[None].to(run.device), run.config.eval_size).argmax(1).cpu()
-        classes = run.data.label_space.num_classes
-        iou = iou_per_class(confusion_counts(ids, sample.labels[None], classes)[0, :classes, :classes])
-        scores[k] = float(100 * iou.nanmean())
+        logits = predict_logits(model, sample.image[None].to(run.device), run.config.eval_size)
+        measured.reset()
+        measured.update(logits.cpu(), sample.labels[None])
+        scores[k] = measured.compute().miou
     return pd.Series(scores).sort_values()
 
 
