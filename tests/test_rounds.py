@@ -19,11 +19,13 @@ from safetensors.torch import load_file
 from stal_nb import config, datasets, stages
 from stal_nb import scoring as scoring_module
 from stal_nb.app.annotator import Annotator
+from stal_nb.app.uncertainty_explorer import UncertaintyExplorer
 from stal_nb.cli import main, parse_setting
 from stal_nb.config import Config
 from stal_nb.datasets import label_part
 from stal_nb.evaluation import evaluate, same_size_batches
 from stal_nb.labels import Sample
+from stal_nb.models import predict_logits
 from stal_nb.run import Run
 from stal_nb.runtime.errors import (
     AwaitingLabels,
@@ -37,6 +39,7 @@ from stal_nb.runtime.signals import StopRequested
 from stal_nb.scenes import SceneDataset
 from stal_nb.scoring import PartFile, Scoring, score_batch, score_into, score_pool, strip_scores
 from stal_nb.selection import STRATEGIES, Region, declare, most_uncertain, region_mask, ripu_map, select_regions
+from stal_nb.stages import fitted_temperature
 from stal_nb.step import build_model
 from stal_nb.trainer import Trainer
 from stal_nb.uncertainty import MEASURES, dropout_passes, entropy
@@ -894,6 +897,20 @@ def test_the_widget_of_a_run_shows_its_query_with_its_predictions(by_person, fin
     assert widget.predictions(by_person.data.target[0]).shape == (19, 64, 128)
     with pytest.raises(ConfigError, match="expected one that waits for labels"):
         Annotator.of_run(finished)
+
+
+def test_the_explorer_of_a_run_is_calibrated_by_labels_that_a_teacher_had_not_seen(finished):
+    explorer = UncertaintyExplorer.of_run(finished, network="round 0")
+    explorer.send = lambda content, buffers=None: None
+    fitted = explorer.temperature()
+    assert explorer.calibrated and (fitted.images, fitted.stage) == (2, "round 0") and 0.1 <= fitted.value <= 10
+    assert explorer.temperature("source only")[1:] == (1, "source"), "the first round's label"
+    assert explorer.temperature("round 1") == fitted, "nothing was labelled after the last round: that of the teacher before"
+    sample, sure = finished.data.val[0], finished.model_after("round 0")
+    with torch.no_grad():
+        logits = predict_logits(sure, sample.image[None], finished.config.eval_size)
+    assert torch.allclose(explorer.predictions().mean, (logits / fitted.value).softmax(1), atol=1e-5)
+    assert fitted_temperature(finished, 0) is None
 
 
 def test_a_person_is_asked_for_regions_alone(finished, tmp_path):

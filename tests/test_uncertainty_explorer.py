@@ -9,11 +9,13 @@ import torch
 from torch import nn
 
 from browser import open_notebook, press_run
-from stal_nb.app.uncertainty_explorer import EXPLORED, UncertaintyExplorer, likeliest, shade_scale
+from stal_nb.app.uncertainty_explorer import EXPLORED, UncertaintyExplorer
+from stal_nb.app.uncertainty_picture import likeliest, shade_scale
 from stal_nb.calibration import sparsification
 from stal_nb.labels import CITYSCAPES, IGNORE, Sample
 from stal_nb.runtime.errors import ConfigError
 from stal_nb.scenes import SceneDataset
+from stal_nb.temperature import FittedTemperature
 from stal_nb.uncertainty import entropy
 
 SIZE = (48, 96)
@@ -32,6 +34,13 @@ class Colours(nn.Module):
 
     def forward(self, images):
         return self.head(self.drop(images))
+
+
+class Surer(Colours):
+    "Logits three times as large."
+
+    def forward(self, images):
+        return 3 * super().forward(images)
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +237,46 @@ def test_a_choice_that_does_not_exist_is_refused(explorer, name, value, message)
         setattr(explorer, name, value)
 
 
+def test_a_calibrated_network_is_less_sure_and_says_the_same(scenes):
+    "Three times too sure: T = 3 makes it as honest as it was, by every kind of inference; what it predicts stays."
+    calls = []
+
+    def fit():
+        calls.append(1)
+        return FittedTemperature(3.0, 14, "round 0")
+
+    networks = {"surer": Surer(0), "honest": Colours(0)}
+    explorer = heard_by_nobody(UncertaintyExplorer(scenes, networks, passes=3, temperatures={"surer": fit}))
+    for inference, measure in (("single", "entropy"), ("dropout", "bald"), ("ensemble", "mean_std")):
+        explorer.calibrated, explorer.inference, explorer.measure, explorer.network = False, inference, measure, "honest"
+        honest = last(explorer)[0]["map"]
+        explorer.network = "surer"
+        sure = last(explorer)[0]["map"]
+        explorer.receive({"type": "hello"})
+        classes = last(explorer)[1]["classes"][:SIZE[0] * SIZE[1]]
+        explorer.calibrated = True
+        explorer.receive({"type": "hello"})
+        found, after = last(explorer)[1], last(explorer)[0]["map"]
+        assert (found["classes"][:SIZE[0] * SIZE[1]] == classes).all() or inference != "single"
+        assert after["confidence"] < sure["confidence"] and after["ece"] < sure["ece"] and sure["fitted"] is None
+        if inference == "single":
+            for name in ("mean", "confidence", "ece", "auroc"):
+                assert after[name] == pytest.approx(honest[name], abs=1e-5)
+        if inference != "ensemble":
+            assert after["fitted"] == {"value": 3.0, "images": 14, "stage": "round 0"}
+            assert explorer.still(grid=(4, 8)).layout.annotations[2].text.startswith(EXPLORED[measure].label + ", T = 3.00")
+    assert len(calls) == 1 and not explorer.errors
+
+
+def test_without_labels_there_is_no_temperature_to_divide_by(scenes):
+    explorer = heard_by_nobody(UncertaintyExplorer(scenes, Colours(), temperatures={"network": lambda: None}))
+    before = explorer.pixel_view().values
+    explorer.calibrated = True
+    assert torch.equal(explorer.pixel_view().values, before) and last(explorer)[0]["map"]["fitted"] is None
+    with pytest.raises(ConfigError, match="temperatures: found 'x', expected some of network"):
+        UncertaintyExplorer(scenes, Colours(), temperatures={"x": lambda: None})
+
+
 def test_an_explorer_needs_images_networks_and_a_known_ensemble(scenes):
     for samples, networks in (([], Colours()), (scenes, {})):
         with pytest.raises(ConfigError, match="samples, networks: found"):
@@ -272,7 +321,9 @@ sys.path.insert(0, {tests!r})
 from test_uncertainty_explorer import Colours
 from stal_nb.app.uncertainty_explorer import UncertaintyExplorer
 from stal_nb.scenes import SceneDataset
-explorer = UncertaintyExplorer(SceneDataset("real", 3, size=(256, 512)), {{"early": Colours(0), "late": Colours(1)}}, passes=4)
+from stal_nb.temperature import FittedTemperature
+explorer = UncertaintyExplorer(SceneDataset("real", 3, size=(256, 512)), {{"early": Colours(0), "late": Colours(1)}}, passes=4,
+                               temperatures={{"early": lambda: FittedTemperature(2.0, 3, "early")}})
 explorer
 """
 
@@ -329,6 +380,17 @@ def test_in_jupyterlab_every_control_changes_the_picture_at_once(chromium, lab, 
             changed = {name for name in after if after[name] != before[name]}
             assert expected <= changed, f"{label} = {value} changed {changed}"
         assert page.locator("[aria-label=Measure]").input_value() == "entropy"  # one prediction has no class_std
+
+        calibrated, says = page.get_by_label("Calibrated"), page.get_by_test_id("calibration")
+        assert calibrated.is_disabled() and "T =" not in says.inner_text()  # `late` has no temperature
+        page.evaluate(SET, ["Network", "early"])
+        before = page.evaluate(PICTURES)
+        calibrated.check()
+        page.wait_for_function("document.querySelector('[data-testid=calibration]').textContent.includes('T = 2.00, from 3 labelled images that it')")
+        after = page.evaluate(PICTURES)
+        assert {name for name in after if after[name] != before[name]} >= {"map"} and after["predicted"] == before["predicted"]
+        calibrated.uncheck()
+        page.wait_for_function("!document.querySelector('[data-testid=calibration]').textContent.includes('T =')")
 
         times = {}
         for label, pair in (("Measure", ("margin", "entropy")), ("Shade the most uncertain", ("30", "70")), ("Image", ("0", "1"))):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from figures.sheets import MAGMA, bare
 from stal_nb.app.drawing import still
 from stal_nb.app.selection_explorer import PredictedScenes
-from stal_nb.app.uncertainty_explorer import CAUGHT, DROPPED, ERROR
+from stal_nb.app.uncertainty_picture import CAUGHT, DROPPED, ERROR
 from stal_nb.calibration import Calibration, ErrorHistogram, error_auroc, reliability, sparsification
 from stal_nb.labels import IGNORE, Sample
 from stal_nb.uncertainty import (
@@ -259,4 +259,24 @@ def results_figure(results: dict) -> plt.Figure:
         axis.set_axisbelow(True)
         axis.spines[["top", "right", "left"]].set_visible(False)
     np.atleast_1d(axes)[0].legend(fontsize=8, frameon=False, loc="upper left")
+    return figure
+
+
+# What a temperature does to it
+
+
+def temperature_figure(rows: pd.DataFrame) -> plt.Figure:
+    "Calibration error of each run's teachers as they are (grey) and at their temperature (purple), by data and stage."
+    groups = list(rows.groupby(["data", "after"], sort=False))[::-1]
+    figure, axis = plt.subplots(figsize=(7.2, 0.6 + 0.38 * len(groups)), dpi=80, layout="constrained")
+    for place, (_, group) in enumerate(groups):
+        heights = place + np.linspace(0.22, -0.22, len(group))
+        axis.hlines(heights, group["ece"], group["ece at T"], color="#cccccc", linewidth=1.5, zorder=1)
+        for column, colour, label in (("ece", "#777777", "as it is"), ("ece at T", "#7b3294", "at its temperature")):
+            axis.scatter(group[column], heights, color=colour, s=18, label=None if place else label, zorder=2)
+    axis.set_yticks(range(len(groups)), [f"{data}, {stage}" for (data, stage), _ in groups])
+    axis.set_xlim(left=0)
+    axis.set_xlabel("expected calibration error on the validation images")
+    axis.legend(frameon=False, fontsize=9)
+    axis.spines[["top", "right"]].set_visible(False)
     return figure

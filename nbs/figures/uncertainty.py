@@ -13,7 +13,7 @@ from figures.sheets import MAGMA, bare, colourbar
 from stal_nb.app.demo import demo_model
 from stal_nb.app.drawing import pale, still
 from stal_nb.app.selection_explorer import PredictedScenes
-from stal_nb.app.uncertainty_explorer import ERROR
+from stal_nb.app.uncertainty_picture import ERROR
 from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.scenes import SceneDataset
 from stal_nb.uncertainty import (

@@ -10,7 +10,7 @@
 
 const UNKNOWN = 255, NO_PART = 0xffffffff;
 const SHADE = [170, 170, 170], MISSED = [214, 39, 40], CAUGHT = [255, 160, 30];
-const ASKS = ["image", "network", "inference", "measure", "passes", "rate", "radius", "of_class"]; // traits that need Python
+const ASKS = ["image", "network", "inference", "measure", "passes", "rate", "radius", "of_class", "calibrated"]; // traits that need Python
 const SHOWS = ["percent", "colours"]; // traits that need none
 const PATIENCE = 8000; // ms without an answer, after which the person is told
 
@@ -218,9 +218,12 @@ class View {
       button.addEventListener("click", () => this.session.set("image", (model.get("image") + by + model.get("ids").length) % model.get("ids").length));
       return button;
     };
+    const box = make("input", { type: "checkbox", aria: { label: "Calibrated" } });
+    box.addEventListener("change", () => this.session.set("calibrated", box.checked));
+    this.calibrated = { box, label: make("label", { title: "Divide the logits by a temperature, so that of the pixels said at 0.8 eight in ten are right" }, box, make("span", { textContent: "calibrated" })) };
     this.image.label.append(step(-1, "‹", "Previous image"), step(1, "›", "Next image"));
     return make("div", { className: "stal-bar" }, ...[this.image, this.network, this.inference, this.passes, this.rate, this.measure, this.radius, this.ofClass,
-      this.colours].map((c) => c.label));
+      this.colours, this.calibrated].map((c) => c.label));
   }
 
   pictures() {
@@ -247,9 +250,10 @@ class View {
     this.where = make("div", { className: "stal-where" });
     this.bars = make("div", { className: "stal-bars", data: { testid: "bars" } });
     this.verdict = make("div", { className: "stal-verdict" });
+    this.honesty = make("div", { className: "stal-calibration", data: { testid: "calibration" } });
     this.curve = make("canvas", { className: "stal-curve", aria: { role: "img", label: "Share of the errors found by share of the pixels shaded" } });
     return make("div", { className: "stal-side" }, make("b", { textContent: "This pixel" }), this.where, this.bars, this.verdict,
-      make("b", { textContent: "Errors found in this image" }), this.curve);
+      make("b", { textContent: "Errors found in this image" }), this.curve, this.honesty);
   }
 
   threshold() {
@@ -276,6 +280,10 @@ class View {
     visible(this.rate, inference === "dropout");
     visible(this.radius, now?.parameter === "radius");
     visible(this.ofClass, now?.parameter === "class");
+    const honest = model.get("honest") ?? [];
+    visible(this.calibrated, honest.length > 0);
+    this.calibrated.box.checked = model.get("calibrated");
+    this.calibrated.box.disabled = inference !== "ensemble" && !honest.includes(model.get("network"));
     this.network.select.disabled = inference === "ensemble";
     this.root.classList.toggle("stal-pending", Boolean(session.pending));
     this.status.textContent = session.message;
@@ -285,12 +293,17 @@ class View {
   }
 
   describe(now) {
-    const { session } = this, { image, map } = session.about, { shaded, found } = session, high = session.high;
+    const { session } = this, { model } = session, { image, map } = session.about, { shaded, found } = session, high = session.high;
     this.most.textContent = ` ${high === 1 ? "1" : high.toPrecision(2)} unsure`;
     this.panels.map.caption.textContent = `${now?.label ?? "map"}, mean ${map.mean.toFixed(map.mean < 0.1 ? 3 : 2)}`;
     this.panels.picture.caption.textContent = image.group ? `image, ${image.group}` : "image";
     this.panels.errors.caption.textContent = found ? `${percentText(map.error)} wrong` : "no labels here";
     this.keys.hidden = !found;
+    const { fitted } = map, of = fitted?.stage === model.get("network") ? "it" : `the network of ${fitted?.stage}`;
+    const sure = map.ece === null || map.ece === undefined ? "" : `Says ${percentText(map.confidence)} of itself, is right in ${percentText(1 - map.error)}: ECE ${map.ece.toFixed(2)}. `;
+    const fit = fitted ? `T = ${fitted.value.toFixed(2)}, from ${fitted.images} labelled image${fitted.images === 1 ? "" : "s"} that ${of} had not been trained on.`
+      : model.get("calibrated") && model.get("honest")?.length && model.get("inference") !== "ensemble" ? "No labels yet to fit a temperature on." : "";
+    this.honesty.textContent = sure + fit;
     const share = map.count ? shaded / map.count : 0, total = found?.[map.count] ?? 0;
     if (!found) this.says.textContent = "The labels of this image are not known, so nobody can say what the shade holds.";
     else if (!total) this.says.textContent = "Nothing is wrong here.";

@@ -1,0 +1,63 @@
+"""Is the uncertainty honest? Expected calibration error of the teachers of an experiment's runs, as they are and at the temperature that a run's own
+labels give, as one JSON file that the notebook `temperature` shows.
+
+    FACADE=path/to/facade stal_nb compare experiments/facade_pools.toml
+    python bench/temperature.py runs/facade_pools --arms "whole method, random" --out nbs/results/temperature.json
+
+Each stage of each run is measured on the run's validation images. Several experiments may be given, one after the other: rows are added to the file.
+"""
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from stal_nb.calibration import Calibration, ErrorHistogram
+from stal_nb.experiments import run_key
+from stal_nb.labels import IGNORE
+from stal_nb.models import predict_logits
+from stal_nb.run import Run
+from stal_nb.runtime.files import atomic_write_json
+from stal_nb.stages import fitted_temperature
+from stal_nb.temperature import tempered
+from stal_nb.uncertainty import entropy
+
+
+@torch.inference_mode()
+def rows_of(run: Run) -> list[dict]:
+    "A row a stage: how honest its teacher is on the validation images, before and after."
+    rows = []
+    for number, stage in enumerate(run.layout.trained):
+        fitted = fitted_temperature(run, number + 1)
+        if fitted is None:
+            continue
+        model, honest, errors = run.model_after(stage), (Calibration(), Calibration()), (ErrorHistogram(1000), ErrorHistogram(1000))
+        for sample in run.data.val:
+            logits = predict_logits(model, sample.image[None].to(run.device), run.config.eval_size).cpu()
+            valid, wrong = sample.labels != IGNORE, logits[0].argmax(0) != sample.labels
+            for k, probs in enumerate((logits.softmax(1), tempered(logits.softmax(1), fitted.value))):
+                honest[k].add(probs[0].amax(0), wrong, valid)
+                errors[k].add(entropy(probs)[0], wrong, valid)
+        before, after = (part.compute().ece for part in honest)
+        rows.append({"after": stage, "fitted on": fitted.stage, "images": fitted.images, "T": round(fitted.value, 4),
+                     "error": round(errors[0].error_rate, 4), "ece": round(before, 4), "ece at T": round(after, 4),
+                     "auroc": round(errors[0].auroc(), 4), "auroc at T": round(errors[1].auroc(), 4)})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="of the experiment")
+    parser.add_argument("--arms", nargs="+", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args()
+    results = json.loads((options.folder / "experiment.json").read_text(encoding="utf-8"))
+    known = json.loads(options.out.read_text(encoding="utf-8"))["rows"] if options.out.exists() else []
+    found = [{"experiment": results["name"], "arm": run["arm"], "seed": run["seed"], **row} for run in results["runs"] if run["arm"] in options.arms
+             for row in rows_of(Run.open(options.folder / "runs" / run_key(run["data"], run["arm"], run["seed"])))]
+    kept = [row for row in known if (row["experiment"], row["arm"]) not in {(row["experiment"], row["arm"]) for row in found}]
+    atomic_write_json(options.out, {"rows": kept + found})
+
+
+if __name__ == "__main__":
+    main()
