@@ -33,6 +33,15 @@ def notebook(request):
     return request.param
 
 
+def test_stored_widgets_have_the_script_and_style_of_today(notebook):
+    "A widget's state keeps a copy of both, which a viewer without a kernel runs: it is made anew when they change."
+    today = {file.read_text(encoding="utf-8") for file in (NBS.parent / "stal_nb" / "app" / "static").iterdir() if file.is_file()}
+    stored = read(notebook)["metadata"].get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    for state in (widget["state"] for widget in stored.values() if "_anywidget_id" in widget["state"]):
+        for kind in {"_esm", "_css"} & set(state):
+            assert state[kind] in today, f"{state['_anywidget_id']}: {kind} is of an earlier version, run the notebook again"
+
+
 def test_the_library_is_what_the_notebooks_export(project, tmp_path):
     "A fresh export into an empty folder gives the same files, and no file of the library is without its notebook."
     copy = tmp_path / "project"
