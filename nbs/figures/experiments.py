@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from stal_nb.comparison import HEAD, compare, measured, row_cells
+from stal_nb.statistics import paired
 
 
 def read_experiment(file: str | Path) -> dict:  # "runs", and of a comparison "arms", "seeds", "baseline", "data"
@@ -33,6 +34,24 @@ def gap_closed(results: dict, below: tuple[str, ...], above: str) -> pd.DataFram
     start, end = table.loc[list(below)].mean(axis=1).max(), table.loc[above].mean()
     others = table.drop([*below, above]).mean(axis=1)
     return pd.DataFrame({f"of {start:.1f} to {end:.1f}": 100 * (others - start) / (end - start)})
+
+
+def pooled_table(experiments: dict[str, dict], arm: str, baseline: str, measure: str = "miou") -> pd.DataFrame:
+    """An arm against another, paired by seed: a row an experiment, and one of all pairs together.
+
+    The last counts each pair once, whatever experiment it is from."""
+    def values(name: str) -> dict[tuple, float | None]:
+        return {(data, run["seed"]): measured(run, measure) for data, results in experiments.items()
+                for run in results["runs"] if run["arm"] == name}
+
+    ours, theirs = values(arm), values(baseline)
+    parts = {data: paired({key: value for key, value in ours.items() if key[0] == data}, theirs)
+             for data in experiments} | {"all together": paired(ours, theirs)}
+    return pd.DataFrame.from_dict({
+        name: {"pairs": len(found.values), "difference": f"{found.mean:+.1f}",
+               "95 % interval": f"{found.low:+.1f} to {found.high:+.1f}", "p": f"{found.p:.3f}",
+               "pair by pair": ", ".join(f"{value:+.1f}" for value in found.values), "what it says": found.verdict}
+        for name, found in parts.items()}, orient="index")
 
 
 def budget_table(results: dict) -> pd.DataFrame:
