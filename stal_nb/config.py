@@ -257,6 +257,8 @@ class Config(TrainingConfig):
     source_split: str = ""  # file that lists the source images to use; "" = `source_images` of them
     source_size: tuple[int, int] | None = bounded(None, minimum=1)  # (height, width) after resizing; None = their own
     source_free: bool = False  # the source is not touched once the source model is trained
+    # of `source_batch`, what stays source in round 0, 1, ...; labelled target images take the rest; the last holds on
+    source_share: tuple[float, ...] = bounded((1.0,), minimum=0, maximum=1, entries=1)
     label_space: str = bounded("cityscapes", choices=LABEL_SPACES)  # of a target of the kind "folder"
     # own classes of such a target in place of it: a file `classes.json` or its content, see `read_classes`; {} = none
     classes: dict = bounded({}, content=partial(class_content, where="classes"))

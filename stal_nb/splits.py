@@ -118,7 +118,8 @@ def block_split(
             sides[k % 2].extend(part)
     pool, validation = (Pool(dataset, sorted(side)) for side in (reversed(sides) if swapped else sides))
     if not len(pool) or not len(validation):
-        raise ConfigError(f"split 'blocks': found groups of at most {max(map(len, frames.values()), default=0)} images, "
+        longest = max(map(len, frames.values()), default=0)
+        raise ConfigError(f"split 'blocks': found groups of at most {longest} images, "
                           f"expected one with more than {block + gap}")
     return pool, validation
 
@@ -172,4 +173,5 @@ def split_by_name(
         return random_split(dataset, seed)
     if split.startswith("without:"):
         return without_group(dataset, split.removeprefix("without:"))
-    return block_split(dataset, swapped=split == "blocks:swapped", seed=seed if split == "blocks:random" else None)
+    drawn = seed if split == "blocks:random" else None
+    return block_split(dataset, swapped=split == "blocks:swapped", seed=drawn)

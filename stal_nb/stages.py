@@ -478,7 +478,10 @@ def train_round(
     else:
         source = in_order(source, images.source)
         state.source_table.present = rows_for(state.source_table.present, then and then.source, images.source)
-    if not labelled and not config.source_batch:
+    if labelled:
+        kept = round(config.source_batch * config.source_share[min(number, len(config.source_share) - 1)])
+        config = replace(config, source_batch=kept, target_batch=config.target_batch + config.source_batch - kept)
+    elif not config.source_batch:
         config = replace(config, lambda_s=0.0, target_batch=0)  # nobody has labelled anything: pseudo-labels alone
     name = "warm-up" if number == 0 else f"round {number}"
     fit_and_measure(run, f"round {number}", name, state, config, run.budget.steps_of(number, len(unlabelled)),

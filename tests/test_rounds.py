@@ -884,6 +884,20 @@ def test_a_run_waits_for_a_person_and_ends_where_the_oracle_s_run_ended(finished
     assert by_person.awaiting == finished.awaiting == []
 
 
+def test_the_source_can_fade_out_over_the_rounds(tmp_path, monkeypatch):
+    "Its places in the batch go to labelled target images; the last share holds on, and without labels nothing changes."
+    fit, seen = stages.fit_and_measure, []
+    monkeypatch.setattr(stages, "fit_and_measure", lambda run, stage, name, state, config, steps, **parts: seen.append(
+        (stage, config.source_batch, config.target_batch)) or fit(run, stage, name, state, config, steps, **parts))
+    run = Run.create(tiny(source_batch=2, target_batch=1, budgets=(0, 1, 2, 3), round_steps=(1, 1, 1, 1), source_share=(0.0, 0.5, 0.0)), tmp_path / "run")
+    run.bar = False
+    run.finish()
+    assert seen[1:] == [("round 0", 2, 1), ("round 1", 1, 2), ("round 2", 0, 3), ("round 3", 0, 3)]
+    for wrong in ((), (1.5,), (-0.1, 1.0)):
+        with pytest.raises(ConfigError, match="source_share"):
+            tiny(source_share=wrong)
+
+
 def test_a_skipped_image_is_not_waited_for_and_not_trained_on(by_person):
     (id,) = by_person.awaiting
     by_person.store.note(id, "skipped", round=0)

@@ -36,6 +36,13 @@ def gap_closed(results: dict, below: tuple[str, ...], above: str) -> pd.DataFram
     return pd.DataFrame({f"of {start:.1f} to {end:.1f}": 100 * (others - start) / (end - start)})
 
 
+def with_labels(results: dict, labels: int) -> dict:
+    "The same runs as they stood with so many labels, for any of the tables; without those that never did."
+    runs = [{**run, "stages": run["stages"][:number + 1]} for run in results["runs"]
+            for number, stage in enumerate(run["stages"]) if stage["labelled"] == labels]
+    return {**results, "runs": runs, "arms": [arm for arm in results["arms"] if any(run["arm"] == arm for run in runs)]}
+
+
 def pooled_table(experiments: dict[str, dict], arm: str, baseline: str, measure: str = "miou") -> pd.DataFrame:
     """An arm against another, paired by seed: a row an experiment, and one of all pairs together.
 
