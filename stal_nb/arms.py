@@ -90,7 +90,8 @@ FROM_THE_FIRST_ROUND = frozenset((
     "num_anchors", "num_negatives", "temperature", "anchor_threshold", "low_rank", "high_rank",
     "reliable_percentile", "unreliable_percentile", "bank_push", "released_negatives",
     # copy-paste, and what becomes of the source
-    "copy_paste_probability", "paste_scale", "paste_classes", "source_free", "source_share"))
+    "copy_paste_probability", "paste_scale", "paste_classes", "source_free", "source_share",
+    "domain_batchnorm"))
 # what changes no number
 WITHOUT_EFFECT = frozenset(("name", "forked_from", "workers", "checkpoint_every", "keep_checkpoints", "tensorboard"))
 BY_ROUND = ("budgets", "round_steps", "round_epochs")

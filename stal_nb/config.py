@@ -110,6 +110,7 @@ class TrainingConfig:
     mixed_precision: str = bounded("no", choices=("no", "bf16", "fp16"))  # of the student's forward and backward pass
     channels_last: bool = True  # memory layout of the network
     sync_batchnorm: bool = True  # several processes: BatchNorm sees the images of all of them
+    domain_batchnorm: bool = False  # source images are normalised apart from the target's, whose statistics are kept
     compile: bool = False  # the student through torch.compile
     workers: int = bounded(0, maximum=1024)  # processes that load data
     checkpoint_every: int = 100  # steps between two checkpoints inside a stage; 0 = only when it is stopped

@@ -27,6 +27,7 @@ from stal_nb.losses import (
 from .mixing import CutMixTable, class_boxes, copy_paste, cutmix
 from .models import ARCHITECTURES, EMATeacher, SegmentationOutput
 from .related import DomainDiscriminator, domain_loss, entropy_loss, only_confident, reversal_strength, translate
+from .runtime.batchnorm import set_sources
 from .runtime.distributed import batch_numel, batch_sum, draw_uniform
 from .runtime.errors import ConfigError
 from .runtime.ops import first_images
@@ -167,6 +168,8 @@ def training_step(
         mixing = pseudo.prediction, torch.cat([view.boxes for view in mixed])
 
     # 4. The student sees all images once: the labelled ones (they alone go to its auxiliary head), and the mixed ones.
+    if config.domain_batchnorm:
+        set_sources(student, S)
     output = student(torch.cat([image, *(view.image for view in mixed)]) if U else image, aux_images=L or None)
     logits = output.logits.float()
     pixel_loss = pixel_cross_entropy(logits, torch.cat([labels, *(v.pseudo.labels for v in mixed)]) if U else labels)

@@ -25,6 +25,7 @@ from stal_nb.optimisation import (
     StudentUpdate, as_called, make_accelerator, make_optimizer, poly_lr, prepare_for_processes, zero_momentum,
 )
 from .probe import Probe
+from .runtime.batchnorm import separate_domains
 from .runtime.checkpoints import Checkpoints, checkpoint_tensors, load_checkpoint
 from .runtime.devices import flush_denormals, memory_of, resolve_device
 from .runtime.distributed import joint_batch
@@ -149,6 +150,8 @@ class StepRunner:
         "The student as it is called in a step, and its optimiser, both as Accelerate wants them."
         if self.several:
             prepare_for_processes(self.state, self.config, len(self.unlabelled) > 0)
+        if self.config.domain_batchnorm:
+            separate_domains(self.state.student)
         student, teacher = self.state.student, self.state.teacher
         if self.config.channels_last:
             student.to(memory_format=torch.channels_last)

@@ -14,6 +14,7 @@ from stal_nb.evaluation import centre_crop, evaluate
 from stal_nb.labels import CITYSCAPES, IGNORE
 from stal_nb.probe import Probe
 from stal_nb.runtime import devices, ops
+from stal_nb.runtime.batchnorm import separate_domains
 from stal_nb.runtime.errors import ConfigError
 from stal_nb.sampling import PlanState, StepLoader, WithoutLabels, plan_step
 from stal_nb.scenes import SceneDataset
@@ -102,6 +103,41 @@ def test_a_term_of_ones_own_is_a_function_and_a_row(pools, monkeypatch):
     loss, terms = one(SMALL, pools)
     assert loss.item() == pytest.approx(plain.item() + SMALL.gamma * terms["small"].item(), rel=1e-5)
     assert "small" not in one(replace(SMALL, gamma=0.0), pools)[1]
+
+
+@pytest.mark.parametrize("sources", [1, 2])
+def test_statistics_of_two_domains_are_kept_apart(sources, pools):
+    "What BatchNorm remembers is the target's: other source images leave it as it is. The gradient comes from both."
+    config = replace(SMALL, source_batch=sources, target_batch=2, domain_batchnorm=True, lambda_c=0.0, copy_paste_probability=0.0)
+
+    def remembered(brightness):
+        state, batch = new_state(config), load(config, pools)
+        separate_domains(state.student.train())
+        batch["image"][:sources] = brightness * batch["image"][:sources]
+        torch.manual_seed(0)
+        loss, terms = training_step(state, batch, config, 0.5, torch.Generator().manual_seed(0))
+        loss.backward()
+        gradient = state.student.classifier.weight.grad if hasattr(state.student.classifier, "weight") else next(state.student.parameters()).grad
+        return {name: buffer for name, buffer in state.student.named_buffers() if "running" in name}, gradient, terms
+
+    (dark, first, terms), (bright, second, _) = remembered(0.3), remembered(1.0)
+    assert terms["L_u"] > 0 and len(dark) > 20 and all(torch.equal(dark[name], bright[name]) for name in dark)
+    assert not torch.equal(first, second)
+    together = replace(config, domain_batchnorm=False)
+    mixed = [{name: buffer for name, buffer in state.student.named_buffers() if "running" in name} for state in (new_state(together), new_state(together))
+             if one(together, pools, state)]
+    assert any(not torch.equal(mixed[0][name], dark[name]) for name in dark)
+
+
+def test_a_trainer_converts_the_student_and_leaves_its_names(pools):
+    source, target = pools
+    config = replace(SMALL, source_batch=2, domain_batchnorm=True)
+    state = TrainingState(config, 19, len(source), len(target))
+    names = list(state.student.state_dict())
+    Trainer(config, CITYSCAPES, state, source, target, labelled=range(2), unlabelled=range(2, 6), num_steps=2).fit(bar=False)
+    layers = [layer for layer in state.student.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    assert layers and all(type(layer).__name__.endswith("ByDomain") and layer.sources == 2 for layer in layers)
+    assert list(state.student.state_dict()) == names and not any(type(m).__name__.endswith("ByDomain") for m in state.teacher.modules())
 
 
 def test_with_an_update_the_student_learns_and_the_teacher_follows(pools):
