@@ -395,3 +395,23 @@ def test_the_state_can_be_moved_and_copied():
 
     state = TrainingState(replace(SMALL, lambda_adversarial=0.1), 19, 6, 6)
     assert deepcopy(state).discriminator.layers[0].weight.shape == (32, 19, 4, 4)
+
+
+@pytest.mark.parametrize("classes", [2, 19, 150])
+def test_a_discriminator_learns_steadily_where_the_network_is_sure(classes):
+    "At the rate of a run's heads, with momentum, on maps of probability 0 and 1: the worst that its inputs can be."
+    torch.manual_seed(0)
+    discriminator = DomainDiscriminator(classes)
+    optimizer = torch.optim.SGD(discriminator.parameters(), lr=0.1, momentum=0.9)
+    dice, losses = torch.Generator().manual_seed(0), []
+    for _ in range(120):
+        maps = torch.randint(classes, (4, 4, 8), generator=dice)
+        maps[2:, :2] = 0  # the upper half of the target is of one class
+        probs = torch.nn.functional.one_hot(maps, classes).permute(0, 3, 1, 2).float()
+        probs = torch.nn.functional.interpolate(probs, scale_factor=8)
+        loss = domain_loss(discriminator, probs, sources=2)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert max(losses) < 5 and sum(losses[-20:]) / 20 < 0.5
