@@ -52,6 +52,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     results = json.loads((options.folder / "experiment.json").read_text(encoding="utf-8"))
+    if unknown := set(options.arms) - set(results["arms"]):
+        parser.error(f"--arms: found {sorted(unknown)}, expected some of {', '.join(results['arms'])}")
     known = json.loads(options.out.read_text(encoding="utf-8"))["rows"] if options.out.exists() else []
     found = [{"experiment": results["name"], "arm": run["arm"], "seed": run["seed"], **row} for run in results["runs"] if run["arm"] in options.arms
              for row in rows_of(Run.open(options.folder / "runs" / run_key(run["data"], run["arm"], run["seed"])))]

@@ -180,6 +180,9 @@ def check_source(config: Any) -> None:  # a `Config`
         found = "no source at all" if config.source == "none" else "a source that is never touched"
         raise ConfigError(f"source_free, source_steps: found {found}, "
                           "expected source_steps above 0 or source_free false")
+    if config.source_free and set(config.source_share) != {1.0}:
+        raise ConfigError(f"source_share: found {config.source_share} with source_free, expected (1.0,): the source is "
+                          "in no batch of a round")
     if config.source != "none":
         return
     for name, off in (("translation", "none"), ("lambda_adversarial", 0)):

@@ -111,11 +111,14 @@ def block_split(
     for i in frame_order(dataset.ids):
         frames.setdefault(dataset.groups[i], []).append(i)
     for group, places in frames.items():
-        blocks = [places[k + (gap if k else 0):k + block] for k in range(0, len(places), block)]
-        if seed is not None:
-            blocks = [blocks[b] for b in sorted(range(len(blocks)), key=lambda b: hashed(seed, f"{group}/{b}"))]
-        for k, part in enumerate(blocks):
-            sides[k % 2].extend(part)
+        blocks = {k: places[k + (gap if k else 0):k + block] for k in range(0, len(places), block)}
+        starts = [k for k, part in blocks.items() if part]
+        halves = starts[::2], starts[1::2]
+        if seed is not None:  # as in `random_split`: a block that is added moves at most one other
+            dealt = sorted(starts, key=lambda k: hashed(seed, f"{group}/{k}"))
+            halves = dealt[:(len(dealt) + 1) // 2], dealt[(len(dealt) + 1) // 2:]
+        for side, half in zip(sides, halves, strict=True):
+            side.extend(i for k in half for i in blocks[k])
     pool, validation = (Pool(dataset, sorted(side)) for side in (reversed(sides) if swapped else sides))
     if not len(pool) or not len(validation):
         longest = max(map(len, frames.values()), default=0)

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['RunParts', 'strategy_of', 'ensemble_stages', 'fitted_temperature', 'scoring_of', 'choose', 'query_round', 'acquire',
-           'awaited_labels', 'label_round', 'measure_set', 'measure', 'fit_and_measure', 'train_source', 'train_round']
+           'awaited_labels', 'label_round', 'measure_set', 'measure', 'fit_and_measure', 'train_source',
+           'labelled_batch', 'train_round']
 
 # %% ../nbs/runtime/stages.ipynb #9953e44a
 import math
@@ -154,8 +155,8 @@ def fitted_temperature(
     where, labelled = {id: i for i, id in enumerate(run.data.target.ids)}, AcquiredLabels(run.data.target, run.store)
     for number in reversed(range(rounds)):
         stage, queried = stage_before(number), run.layout.round_folder(number) / "query.json"
-        if stage not in run.layout.trained or not queried.exists():
-            continue
+        if stage not in run.layout.trained or not queried.exists() or stage == "source" and not run.config.source_steps:
+            continue  # without a source that network has learnt nothing
         seen = run.queried(number)  # in part, if regions are labelled
         ids = [id for id in run.layout.query(number)["ids"] if id in where and id not in seen and run.store.has(id)]
         if ids:
@@ -453,6 +454,17 @@ def train_source(run: RunParts) -> None:
     fit_and_measure(run, "source", "source only", state, config, config.source_steps,
                     source=in_order(run.data.source, images.source))
 
+# %% ../nbs/runtime/stages.ipynb #shr00002
+def labelled_batch(
+    config: Config,
+    number: int,  # of a round
+    processes: int = 1,  # that train together; each gets as many images of a kind
+) -> dict[str, int]:  # source_batch and target_batch of the round
+    "How many of a labelled batch are source images: `source_share` of `source_batch`, the rest is the target's."
+    share = config.source_share[min(number, len(config.source_share) - 1)]
+    kept = processes * int(config.source_batch / processes * share + 0.5)
+    return {"source_batch": kept, "target_batch": config.target_batch + config.source_batch - kept}
+
 # %% ../nbs/runtime/stages.ipynb #bc10cc20
 def train_round(
     run: RunParts,
@@ -479,8 +491,7 @@ def train_round(
         source = in_order(source, images.source)
         state.source_table.present = rows_for(state.source_table.present, then and then.source, images.source)
     if labelled:
-        kept = round(config.source_batch * config.source_share[min(number, len(config.source_share) - 1)])
-        config = replace(config, source_batch=kept, target_batch=config.target_batch + config.source_batch - kept)
+        config = replace(config, **labelled_batch(config, number, process_state(run.device).num_processes))
     elif not config.source_batch:
         config = replace(config, lambda_s=0.0, target_batch=0)  # nobody has labelled anything: pseudo-labels alone
     name = "warm-up" if number == 0 else f"round {number}"

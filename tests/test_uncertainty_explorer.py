@@ -262,7 +262,9 @@ def test_a_calibrated_network_is_less_sure_and_says_the_same(scenes):
         if inference == "single":
             for name in ("mean", "confidence", "ece", "auroc"):
                 assert after[name] == pytest.approx(honest[name], abs=1e-5)
-        if inference != "ensemble":
+        if inference == "ensemble":
+            assert after["fitted"] is None and "T =" not in explorer.still(grid=(4, 8)).layout.annotations[2].text, "each has its own"
+        else:
             assert after["fitted"] == {"value": 3.0, "images": 14, "stage": "round 0"}
             assert explorer.still(grid=(4, 8)).layout.annotations[2].text.startswith(EXPLORED[measure].label + ", T = 3.00")
     assert len(calls) == 1 and not explorer.errors

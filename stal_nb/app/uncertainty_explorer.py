@@ -8,6 +8,7 @@ __all__ = ['KINDS', 'EXPLORED', 'ExploredMeasure', 'LastComputed', 'UncertaintyE
 # %% ../../nbs/app/uncertainty_explorer.ipynb #b9b9ad2b
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from copy import deepcopy
 from functools import partial
 from typing import Any, NamedTuple
@@ -139,7 +140,7 @@ class UncertaintyExplorer(anywidget.AnyWidget):
     of_class = traitlets.Int(0, help="class of `class_std`").tag(sync=True)
     percent = traitlets.Int(20, help="of the pixels that are shaded").tag(sync=True)
     colours = traitlets.Unicode("auto", help="auto, 0-1 or stretched").tag(sync=True)
-    honest = traitlets.List(traitlets.Unicode(), help="networks that have a temperature").tag(sync=True)
+    fittable = traitlets.List(traitlets.Unicode(), help="networks whose temperature may be fitted").tag(sync=True)
     calibrated = traitlets.Bool(False, help="logits are divided by the network's temperature").tag(sync=True)
 
     def __init__(
@@ -183,7 +184,7 @@ class UncertaintyExplorer(anywidget.AnyWidget):
                      for n, m in self._measures.items()]
         fixed = dict(ids=list(ids), networks=list(self._loaders), kinds=kinds, catalogue=catalogue,
                      classes=list(label_space.classes),
-                     palette=[list(map(int, colour)) for colour in label_space.palette], honest=list(self._fits),
+                     palette=[list(map(int, colour)) for colour in label_space.palette], fittable=list(self._fits),
                      ramp=[[round(255 * v) for v in plt.cm.magma(k)[:3]] for k in range(256)])
         super().__init__(**fixed, **{"network": fixed["networks"][0], **state})
         self.on_msg(lambda _, content, buffers: self.receive(content))
@@ -206,8 +207,11 @@ class UncertaintyExplorer(anywidget.AnyWidget):
         def predict(model, images):
             return predict_logits(model, images, run.config.eval_size).softmax(1)
 
+        if "temperatures" not in options:
+            with suppress(StalError):  # images that have moved: whoever hands over samples needs none of them
+                options = {"temperatures": fits, "calibrated": bool(run.labelled_ids())} | options
         return cls(run.data.val if samples is None else samples, networks, run.data.label_space, predict=predict,
-                   device=run.device, **{"temperatures": fits, "calibrated": bool(run.labelled_ids())} | options)
+                   device=run.device, **options)
 
     # -- checks of what is chosen --------------------------------------------------------------------------------------
 
@@ -244,11 +248,11 @@ class UncertaintyExplorer(anywidget.AnyWidget):
         return "predictions", self.image, self.inference, self.calibrated, *who[self.inference]
 
     def temperature(self, network: str | None = None) -> FittedTemperature | None:
-        "By what the logits of a network are divided, None = the chosen one; None if by nothing."
-        name = self.network if network is None else network
-        if not self.calibrated or name not in self._fits:
+        "By what the logits of a network are divided, None = the one that is shown alone; None if by nothing."
+        name, alone = network or self.network, network or self.inference != "ensemble"
+        if not self.calibrated or not alone or name not in self._fits:
             return None
-        if name not in self._fitted:
+        if self._fitted.get(name) is None:  # labels may have come since
             self._fitted[name] = self._fits[name]()
         return self._fitted[name]
 
@@ -338,7 +342,7 @@ class UncertaintyExplorer(anywidget.AnyWidget):
         parts |= {"values": view.values.numpy().tobytes(), "order": view.order.numpy().astype(np.uint32).tobytes()}
         self._sent = wanted
         height, width = view.values.shape
-        fitted = None if self.inference == "ensemble" else self.temperature()
+        fitted = self.temperature()
         about = {"name": self.measure, "low": self._measures[self.measure].low,
                  "fitted": fitted and {**fitted._asdict(), "stage": fitted.stage.replace("source", "source only")},
                  **map_facts(view, predictions.mean[0].amax(0).cpu())}

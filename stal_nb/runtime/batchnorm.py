@@ -111,11 +111,11 @@ class _ByDomain:
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not 0 < self.sources < len(x):
             return super().forward(x)
-        momentum, self.momentum = self.momentum, 0.0  # the source's statistics are not remembered
+        remembers, self.track_running_stats = self.track_running_stats, False  # the source's statistics are for now
         try:
             first = super().forward(x[:self.sources])
         finally:
-            self.momentum = momentum
+            self.track_running_stats = remembers
         return torch.cat([first, super().forward(x[self.sources:])])
 
 

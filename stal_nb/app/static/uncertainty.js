@@ -280,10 +280,10 @@ class View {
     visible(this.rate, inference === "dropout");
     visible(this.radius, now?.parameter === "radius");
     visible(this.ofClass, now?.parameter === "class");
-    const honest = model.get("honest") ?? [];
-    visible(this.calibrated, honest.length > 0);
+    const fittable = model.get("fittable") ?? [];
+    visible(this.calibrated, fittable.length > 0);
     this.calibrated.box.checked = model.get("calibrated");
-    this.calibrated.box.disabled = inference !== "ensemble" && !honest.includes(model.get("network"));
+    this.calibrated.box.disabled = inference !== "ensemble" && !fittable.includes(model.get("network"));
     this.network.select.disabled = inference === "ensemble";
     this.root.classList.toggle("stal-pending", Boolean(session.pending));
     this.status.textContent = session.message;
@@ -302,7 +302,7 @@ class View {
     const { fitted } = map, of = fitted?.stage === model.get("network") ? "it" : `the network of ${fitted?.stage}`;
     const sure = map.ece === null || map.ece === undefined ? "" : `Says ${percentText(map.confidence)} of itself, is right in ${percentText(1 - map.error)}: ECE ${map.ece.toFixed(2)}. `;
     const fit = fitted ? `T = ${fitted.value.toFixed(2)}, from ${fitted.images} labelled image${fitted.images === 1 ? "" : "s"} that ${of} had not been trained on.`
-      : model.get("calibrated") && model.get("honest")?.length && model.get("inference") !== "ensemble" ? "No labels yet to fit a temperature on." : "";
+      : model.get("calibrated") && model.get("fittable")?.length && model.get("inference") !== "ensemble" ? "No labels yet that a network had not been trained on: nothing to fit a temperature to." : "";
     this.honesty.textContent = sure + fit;
     const share = map.count ? shaded / map.count : 0, total = found?.[map.count] ?? 0;
     if (!found) this.says.textContent = "The labels of this image are not known, so nobody can say what the shade holds.";
