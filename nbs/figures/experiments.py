@@ -1,9 +1,11 @@
 """Tables of stored experiments, for 21 Experiments."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from matplotlib import pyplot as plt
 
 from stal_nb.comparison import HEAD, compare, measured, row_cells
 from stal_nb.statistics import paired
@@ -86,3 +88,32 @@ def stage_table(results: dict, arms: list[str], measures: dict[str, str]) -> pd.
                          **found})
     table = pd.DataFrame(rows).groupby(["arm", "number", "after", "labels"]).mean().droplevel("number")
     return table.loc[arms]
+
+
+def query_differences(rows: list[dict], pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """What a query is worth above another of the same pool: to the proxy, and to the run. `rows` are those of
+    `bench/proxy_agreement.py`, `pairs` (arm, arm that it is compared to)."""
+    table = pd.DataFrame(rows).set_index(["experiment", "seed", "arm"])[["proxy", "run"]]
+    found = {}
+    for arm, other in pairs:
+        differences = table.xs(arm, level="arm") - table.xs(other, level="arm")
+        found |= {(data, f"seed {seed}", f"{arm} − {other}"): row
+                  for (data, seed), row in differences.dropna().iterrows()}
+    return pd.DataFrame(found).T.rename_axis(["data", "pool", "queries"])
+
+
+def agreement_figure(differences: pd.DataFrame, names: dict[str, str]) -> plt.Figure:
+    "Differences by the proxy against those of full runs, a dot a pool; upper right and lower left: they agree."
+    figure, axis = plt.subplots(figsize=(5.6, 4.4), dpi=80, layout="constrained")
+    axis.axhline(0, color="#bbbbbb", linewidth=1)
+    axis.axvline(0, color="#bbbbbb", linewidth=1)
+    for (data, queries), group in differences.groupby(level=["data", "queries"], sort=False):
+        colour = {"cells_pools": "#7b3294", "facade_pools": "#1b7837"}[data]
+        marker = "o" if "words" in queries else "s" if "entropy" in queries else "^"
+        axis.scatter(group["proxy"], group["run"], color=colour, marker=marker, s=34, alpha=0.8,
+                     label=f"{names[data]}: {queries}")
+    axis.set_xlabel("difference of two queries by the proxy, mIoU")
+    axis.set_ylabel("difference of the full runs, mIoU")
+    figure.legend(frameon=False, fontsize=8, loc="outside lower center")
+    axis.spines[["top", "right"]].set_visible(False)
+    return figure
