@@ -45,22 +45,21 @@ def with_labels(results: dict, labels: int) -> dict:
     return {**results, "runs": runs, "arms": [arm for arm in results["arms"] if any(run["arm"] == arm for run in runs)]}
 
 
-def pooled_table(experiments: dict[str, dict], arm: str, baseline: str, measure: str = "miou") -> pd.DataFrame:
-    """An arm against another, paired by seed: a row an experiment, and one of all pairs together.
+def pooled_table(pairs: dict[str, tuple[dict, str, str]], measure: str = "miou") -> pd.DataFrame:
+    """One arm against another, paired by seed: a row an experiment, and one of all pairs together, each of which counts
+    once. `pairs` is name -> (results, arm, other arm)."""
+    def values(name: str, results: dict, arm: str) -> dict[tuple, float | None]:
+        return {(name, run["seed"]): measured(run, measure) for run in results["runs"] if run["arm"] == arm}
 
-    The last counts each pair once, whatever experiment it is from."""
-    def values(name: str) -> dict[tuple, float | None]:
-        return {(data, run["seed"]): measured(run, measure) for data, results in experiments.items()
-                for run in results["runs"] if run["arm"] == name}
-
-    ours, theirs = values(arm), values(baseline)
-    parts = {data: paired({key: value for key, value in ours.items() if key[0] == data}, theirs)
-             for data in experiments} | {"all together": paired(ours, theirs)}
+    found = [(values(name, results, arm), values(name, results, other))
+             for name, (results, arm, other) in pairs.items()]
+    ours, theirs = ({key: value for pair in found for key, value in pair[side].items()} for side in (0, 1))
+    parts = dict(zip(pairs, (paired(*pair) for pair in found), strict=True)) | {"all together": paired(ours, theirs)}
     return pd.DataFrame.from_dict({
-        name: {"pairs": len(found.values), "difference": f"{found.mean:+.1f}",
-               "95 % interval": f"{found.low:+.1f} to {found.high:+.1f}", "p": f"{found.p:.3f}",
-               "pair by pair": ", ".join(f"{value:+.1f}" for value in found.values), "what it says": found.verdict}
-        for name, found in parts.items()}, orient="index")
+        name: {"pairs": len(part.values), "difference": f"{part.mean:+.1f}",
+               "95 % interval": f"{part.low:+.1f} to {part.high:+.1f}", "p": f"{part.p:.3f}",
+               "pair by pair": ", ".join(f"{value:+.1f}" for value in part.values), "what it says": part.verdict}
+        for name, part in parts.items()}, orient="index")
 
 
 def budget_table(results: dict) -> pd.DataFrame:
