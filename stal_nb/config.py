@@ -174,8 +174,9 @@ def check_scenes(config: Any) -> None:  # a `Config`
 
 # %% ../nbs/runtime/config.ipynb #abab03c9
 def check_source(config: Any) -> None:  # a `Config`
-    """Without a source, labelled batches hold target images alone and nothing is trained before the first query:
-    `source_steps` and `source_batch` become 0. Raises `ConfigError` if no label could teach anything."""
+    """Without a source, labelled batches hold target images alone, which take the places of `source_batch`, and nothing
+    is trained before the first query: `source_steps` and `source_batch` become 0. Raises `ConfigError` if no label
+    could teach anything."""
     if config.source_free and (config.source == "none" or not config.source_steps):
         found = "no source at all" if config.source == "none" else "a source that is never touched"
         raise ConfigError(f"source_free, source_steps: found {found}, "
@@ -189,6 +190,7 @@ def check_source(config: Any) -> None:  # a `Config`
         if getattr(config, name) != off:
             raise ConfigError(f"{name}: found {getattr(config, name)!r} with source 'none', expected {off!r}: "
                               "there is nothing to translate or to align")
+    object.__setattr__(config, "target_batch", config.target_batch + config.source_batch)
     for name in ("source_steps", "source_batch"):
         object.__setattr__(config, name, 0)
     if not config.target_batch:

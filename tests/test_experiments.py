@@ -150,7 +150,7 @@ OTHER = dict(  # another value of each setting that is said not to matter in the
     class_rate=True, strong_views=False, keep_unsure=True, cutmix_probability=0.3, target_scale=(0.6, 1.1), num_anchors=4,
     num_negatives=4, temperature=0.2, anchor_threshold=0.1, low_rank=1, high_rank=5, reliable_percentile=10.0,
     unreliable_percentile=70.0, bank_push=4, released_negatives=True, copy_paste_probability=0.1, paste_scale=(0.5, 1.0),
-    paste_classes=2, source_free=True, source_share=(0.5, 0.0), two_strong_views=True, confidence_threshold=0.5, lambda_entropy=0.1, lambda_adversarial=0.1,
+    paste_classes=2, source_free=True, source_share=(1.0, 1.0), two_strong_views=True, confidence_threshold=0.5, lambda_entropy=0.1, lambda_adversarial=0.1,
     translation="fourier", fourier_beta=0.1, teacher_window=0.5, domain_batchnorm=True)
 
 

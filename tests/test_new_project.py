@@ -175,9 +175,15 @@ def test_a_run_without_a_source_works_and_continues_after_a_kill(tmp_path, capsy
     assert "source only" not in (tmp_path / "parts" / "report.html").read_text(encoding="utf-8")
 
 
+def test_without_a_source_the_target_takes_its_places_in_the_batch():
+    config = Config.from_dict({**NONE, "source_batch": 3, "target_batch": 2})
+    assert (config.source_batch, config.target_batch) == (0, 5)
+    assert Config.from_dict(config.to_dict()) == config, "a run that is opened again has what it began with"
+
+
 @pytest.mark.parametrize("changes, words", [
     (dict(budgets=(0, 4)), "budgets: found .* expected a first query above 0"), (dict(first_strategy="entropy"), "first_strategy: found 'entropy'"),
-    (dict(first_strategy="ripu_regions"), "first_strategy"), (dict(target_batch=0), "target_batch: found 0"),
+    (dict(first_strategy="ripu_regions"), "first_strategy"), (dict(target_batch=0, source_batch=0), "target_batch: found 0"),
     (dict(source_free=True), "source_free, source_steps")])
 def test_what_cannot_work_without_a_source_is_refused(changes, words):
     with pytest.raises(ConfigError, match=words):
