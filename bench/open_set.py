@@ -7,14 +7,13 @@ notebook 21 shows.
 Reads the finished runs of the arms: their logs, their labels, and what the teacher says about the first target images after each stage.
 """
 import argparse
-import json
 from pathlib import Path
 
 import pandas as pd
 import torch
+from stored import stored_runs
 
 from stal_nb.app.report import read_log
-from stal_nb.experiments import run_key
 from stal_nb.labels import CITYSCAPES
 from stal_nb.metrics import SegmentationMetrics
 from stal_nb.models import predict_logits
@@ -59,10 +58,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="of the experiment")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    results = json.loads((options.folder / "experiment.json").read_text(encoding="utf-8"))
-    names = next(list(run["config"]["exclude"]) for run in results["runs"] if run["config"]["exclude"])
-    rows = [{"arm": run["arm"], "seed": run["seed"], **row} for run in results["runs"] if run["arm"] in ARMS
-            for row in inside(Run.open(options.folder / "runs" / run_key(run["data"], run["arm"], run["seed"])), names)]
+    _, runs = stored_runs(options.folder)
+    names = next(list(run.config.exclude) for _, run in runs if run.config.exclude)
+    rows = [{"arm": entry["arm"], "seed": entry["seed"], **row} for entry, run in runs if entry["arm"] in ARMS for row in inside(run, names)]
     atomic_write_json(options.out, {"classes": names, "images": IMAGES, "rows": rows})
 
 

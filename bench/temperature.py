@@ -7,17 +7,15 @@ labels give, as one JSON file that the notebook `temperature` shows.
 Each stage of each run is measured on the run's validation images. Several experiments may be given, one after the other: rows are added to the file.
 """
 import argparse
-import json
 from pathlib import Path
 
 import torch
+from stored import add_rows, stored_runs
 
 from stal_nb.calibration import Calibration, ErrorHistogram
-from stal_nb.experiments import run_key
 from stal_nb.labels import IGNORE
 from stal_nb.models import predict_logits
 from stal_nb.run import Run
-from stal_nb.runtime.files import atomic_write_json
 from stal_nb.stages import fitted_temperature
 from stal_nb.temperature import tempered
 from stal_nb.uncertainty import entropy
@@ -35,7 +33,8 @@ def rows_of(run: Run) -> list[dict]:
         for sample in run.data.val:
             logits = predict_logits(model, sample.image[None].to(run.device), run.config.eval_size).cpu()
             valid, wrong = sample.labels != IGNORE, logits[0].argmax(0) != sample.labels
-            for k, probs in enumerate((logits.softmax(1), tempered(logits.softmax(1), fitted.value))):
+            said = logits.softmax(1)
+            for k, probs in enumerate((said, tempered(said, fitted.value))):
                 honest[k].add(probs[0].amax(0), wrong, valid)
                 errors[k].add(entropy(probs)[0], wrong, valid)
         before, after = (part.compute().ece for part in honest)
@@ -51,14 +50,12 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    results = json.loads((options.folder / "experiment.json").read_text(encoding="utf-8"))
+    results, runs = stored_runs(options.folder)
     if unknown := set(options.arms) - set(results["arms"]):
         parser.error(f"--arms: found {sorted(unknown)}, expected some of {', '.join(results['arms'])}")
-    known = json.loads(options.out.read_text(encoding="utf-8"))["rows"] if options.out.exists() else []
-    found = [{"experiment": results["name"], "arm": run["arm"], "seed": run["seed"], **row} for run in results["runs"] if run["arm"] in options.arms
-             for row in rows_of(Run.open(options.folder / "runs" / run_key(run["data"], run["arm"], run["seed"])))]
-    kept = [row for row in known if (row["experiment"], row["arm"]) not in {(row["experiment"], row["arm"]) for row in found}]
-    atomic_write_json(options.out, {"rows": kept + found})
+    found = [{"experiment": results["name"], "arm": entry["arm"], "seed": entry["seed"], **row} for entry, run in runs if entry["arm"] in options.arms
+             for row in rows_of(run)]
+    add_rows(options.out, found, same=("experiment", "arm"))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,9 @@ from torch.utils.data import Dataset
 
 from ..annotation import ids_of
 from .drawing import STATIC
-from .uncertainty_picture import PixelView, jpeg_bytes, likeliest, map_facts, rank_pixels, still_figure
+from stal_nb.app.uncertainty_picture import (
+    PixelView, honesty_facts, jpeg_bytes, likeliest, map_facts, rank_pixels, still_figure,
+)
 from ..labels import CITYSCAPES, LabelSpace, Sample
 from ..models import predict_logits
 from ..run import Run
@@ -342,10 +344,10 @@ class UncertaintyExplorer(anywidget.AnyWidget):
         parts |= {"values": view.values.numpy().tobytes(), "order": view.order.numpy().astype(np.uint32).tobytes()}
         self._sent = wanted
         height, width = view.values.shape
-        fitted = self.temperature()
+        fitted, honest = self.temperature(), ("honest", *self._inference_key()[1:])
         about = {"name": self.measure, "low": self._measures[self.measure].low,
                  "fitted": fitted and {**fitted._asdict(), "stage": fitted.stage.replace("source", "source only")},
-                 **map_facts(view, predictions.mean[0].amax(0).cpu())}
+                 **self._known.get(honest, lambda: honesty_facts(view, predictions.mean[0])), **map_facts(view)}
         image = {"height": height, "width": width, "known": view.known,
                  "group": str(getattr(sample, "group", "") or "")}
         message = {"type": "show", "key": self._key, "parts": list(parts), "image": image, "map": about}
