@@ -58,7 +58,8 @@ def pooled_table(pairs: dict[str, tuple[dict, str, str]], measure: str = "miou")
     return pd.DataFrame.from_dict({
         name: {"pairs": len(part.values), "difference": f"{part.mean:+.1f}",
                "95 % interval": f"{part.low:+.1f} to {part.high:+.1f}", "p": f"{part.p:.3f}",
-               "pair by pair": ", ".join(f"{value:+.1f}" for value in part.values), "what it says": part.verdict}
+               "pair by pair": ", ".join(f"{value:+.1f}" for value in part.values) if name in pairs else "",
+               "what it says": part.verdict}
         for name, part in parts.items()}, orient="index")
 
 
