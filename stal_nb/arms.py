@@ -33,10 +33,7 @@ def source_only(config: Config) -> Config:
 def labels_only(config: Config) -> Config:
     """The same network and number of steps on the labels of the last budget, acquired at once by `first_strategy`:
     no source, no self-training."""
-    return replace(
-        config, source_steps=0, budgets=config.budgets[-1:], round_steps=(total_steps(config),), source_batch=0,
-        target_batch=config.source_batch + config.target_batch, unlabelled_batch=0, lambda_u=0.0, lambda_c=0.0,
-        lambda_entropy=0.0, lambda_adversarial=0.0, translation="none", source_free=False)
+    return replace(config.oracle(), name=config.name, budgets=config.budgets[-1:], first_strategy=config.first_strategy)
 
 
 RECIPES: dict[str, Callable[[Config], Config]] = {

@@ -385,7 +385,7 @@ class Config(TrainingConfig):
         "The same network and number of steps, trained with all target labels and nothing else: the upper bound."
         if self.round_epochs:
             raise ConfigError(f"round_epochs: found {self.round_epochs}, expected none: "
-                              "state the length of the rounds as round_steps for the upper bound")
+                              "state the length of the rounds as round_steps for an arm with as many steps")
         return replace(
             self, name=f"{self.name}-oracle", source_steps=0, budgets=(1.0,), first_strategy="random",
             round_steps=(self.source_steps + sum(self.round_steps),),
