@@ -36,6 +36,7 @@ from .prediction import predict
 from .proxy import agreement, agreement_text, proxy_results
 from .places import missing_places
 from .run import Run
+from .source_trial import source_trial, trial_words
 from .runtime.distributed import process_state
 from .runtime.errors import AwaitingLabels, ConfigError, DataError, LabelError, StalError
 from .runtime.files import atomic_write_json
@@ -147,6 +148,10 @@ def parser() -> argparse.ArgumentParser:
                        ("status", "print what a run is doing")):
         commands.add_parser(name, help=text).add_argument("path", help="the run's folder")
     add_compare(commands.add_parser("compare", help="run an experiment (arms x seeds x data sets) and compare"))
+    trial = commands.add_parser("try-source", help="ask the labels of a run whether its source helps")
+    trial.add_argument("path", help="the run's folder")
+    trial.add_argument("--folds", type=int, default=4, help="parts of the labelled images, each held out once")
+    trial.add_argument("--steps", type=int, default=100, help="of each of the short trainings, two a fold")
     _in_and_out(commands)
     for command in commands.choices.values():
         command.add_argument("--no-bar", action="store_true", help="no progress bars")
@@ -416,6 +421,8 @@ def work_on(
                           options.annotator))
     elif options.command == "export":
         bring_out(run, options)
+    elif options.command == "try-source":
+        print(trial_words(source_trial(run, options.folds, options.steps)))
     else:
         go_on(run, options, speaks)
     return 0
@@ -478,7 +485,8 @@ def main(arguments: list[str] | None = None) -> int:
         return work_on(run, options, speaks)
     except KeyboardInterrupt:
         if speaks:
-            command = f"compare {options.path}" if options.command == "compare" else f"resume {path}"
+            again = options.command in ("compare", "try-source")
+            command = f"{options.command} {options.path}" if again else f"resume {path}"
             print(f"\nStopped; everything up to here is saved. Continue with: stal_nb {command}", file=sys.stderr)
         return 130
     except AwaitingLabels as error:
