@@ -19,7 +19,7 @@ ORDER = """
     uncertainty calibration temperature coverage selection query_check label_versions store formats annotation foldernames folders combine pool
     datasets settings config_file config class_check sampling step probe optimisation badsteps traininglog evaluation trainer scored scoring features
     layout places budget planning status poolstate stagecheckpoints stages run survey new_project prediction exchange onnx_export
-    arms outcomes workers comparison experiments proxy
+    arms outcomes workers comparison experiments proxy source_trial
     app.drawing app.pages app.demo app.transfer app.annotator app.uncertainty_picture app.uncertainty_explorer app.selection_explorer app.check_page
     app.report app.experiment_page app.run_log app.run_folder app.run_view app.run_process app.dashboard_picture app.dashboard app.form cli
 """.split()

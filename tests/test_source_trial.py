@@ -15,6 +15,15 @@ from stal_nb.source_trial import folds_of, source_trial, stored_trial, trial_con
 from tiny import tiny
 
 
+@pytest.mark.parametrize("changes", [
+    {"domain_batchnorm": True}, {"translation": "fourier"}, {"source_free": True}, {"two_strong_views": True}, {"source_share": [0.5, 0.0]},
+    {"budget_unit": "regions", "first_strategy": "random_regions", "strategy": "ripu_regions"}, {"round_steps": (), "round_epochs": (1.0, 1.0)}])
+def test_runs_of_any_kind_can_be_asked(changes):
+    for source in (True, False):
+        config = trial_config(tiny(**changes), 5, source)
+        assert config.round_steps == (5,) and not config.round_epochs and config.budget_unit == "images" and not config.source_free
+
+
 @pytest.fixture
 def run(tmp_path):
     "Four labelled images after the first round."
@@ -54,8 +63,6 @@ def test_both_trainings_differ_in_the_source_alone_and_see_true_labels():
     for one in pair:
         assert one["round_steps"] == [7] and one["source_steps"] == 0 and one["unlabelled_batch"] == 0 and one["split"] == "own"
         assert one["label_jitter"] == one["label_confusion"] == one["lambda_u"] == one["lambda_adversarial"] == 0
-    epochs = trial_config(tiny(round_steps=(), round_epochs=(3.0, 3.0)), 5, True)  # as the presets of the paper
-    assert epochs.round_steps == (5,) and not epochs.round_epochs
 
 
 def slow_miou(matrices):
