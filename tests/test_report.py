@@ -4,7 +4,7 @@ import json
 import pytest
 
 from browser import open_page
-from figures.runs import comparison_figure, comparison_table, gap_figure, provenance
+from figures.runs import comparison_figure, comparison_table, gap_figure, provenance, summary_of
 from stal_nb.app.report import write_report
 from stal_nb.run import Run
 from tiny import tiny
@@ -81,23 +81,25 @@ def test_a_run_that_is_not_complete_is_reported_as_far_as_it_is(tmp_path, new_pa
 
 
 @pytest.fixture
-def measured(run):
-    "What bench/measure.py writes, with two seeds."
-    summary = json.loads(json.dumps(run.summary()))
-    runs = [{"kind": kind, "seed": seed, **summary} for kind in ("entropy", "random") for seed in (0, 1)]
-    runs.append({"kind": "source", "seed": 0, **summary, "rounds": []})
-    runs.append({"kind": "oracle", "seed": 0, **summary, "rounds": summary["rounds"][-1:]})
-    return {"preset": "demo", "cores": 2, "runs": runs}
+def compared(run):
+    "What `stal_nb compare` writes, with two seeds."
+    stages = [{"stage": "source", "labelled": 0, **run.summary()["source_only"]},
+              *({"stage": f"round {r['round']}", **r} for r in run.summary()["rounds"])]
+    common = {"seconds": run.summary()["seconds"], "config": run.config.to_dict()}
+    runs = [{"arm": arm, "seed": seed, "stages": stages, **common} for arm in ("entropy", "random") for seed in (0, 1)]
+    runs += [{"arm": "source only", "seed": 0, "stages": stages[:1], **common}, {"arm": "all labels", "seed": 0, "stages": stages, **common}]
+    return json.loads(json.dumps({"name": "demo", "arms": ["entropy", "random", "source only", "all labels"], "runs": runs}))
 
 
-def test_comparisons_hold_every_run(measured):
-    figure = comparison_figure(measured)
+def test_comparisons_hold_every_run(compared, run):
+    figure, stages = comparison_figure(compared), compared["runs"][0]["stages"]
     means = {trace.name: list(trace.y) for trace in figure.data if trace.name}
-    rounds = measured["runs"][0]["rounds"]
-    assert means["entropy"] == pytest.approx([measured["runs"][0]["source_only"]["miou"], *(r["miou"] for r in rounds)])
+    assert set(means) == {"entropy", "random"} and means["entropy"] == pytest.approx([stage["miou"] for stage in stages])
     assert len(figure.layout.shapes) == 2, "one line for no labels, one for all"
-    table = comparison_table(measured)
+    table = comparison_table(compared)
     assert {"entropy", "random", "all labels", "sim alone, as many steps"} <= set(table.index)
     assert table.loc["entropy", "seeds"].tolist() == [2, 2]
-    assert "seeds 0, 1" in provenance(measured) and "2 CPU cores" in provenance(measured)
-    assert len(gap_figure(measured).axes[0].patches) == 38, "two bars for each of 19 classes"
+    assert "seeds 0, 1" in provenance(compared) and "experiments/demo.toml" in provenance(compared)
+    assert len(gap_figure(compared).axes[0].patches) == 38, "two bars for each of 19 classes"
+    summary = summary_of(compared["runs"][0])
+    assert summary["source_only"]["miou"] == run.summary()["source_only"]["miou"] and len(summary["rounds"]) == len(run.summary()["rounds"])

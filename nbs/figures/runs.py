@@ -49,69 +49,58 @@ def image_scores(run: Run) -> pd.Series:  # place among the validation images ->
 
 # Comparisons
 #
-# `bench/measure.py` makes the runs that are compared and keeps their summaries in one JSON file.
+# `stal_nb compare` makes the runs that are compared and keeps what they found in one JSON file, `experiment.json`.
 
-RUN_COLOURS = {"entropy": "#c0392b", "random": "#2471a3", "quota": "#e08214"}  # runs that acquire labels
-KIND_NAMES = {"quota": "entropy with each group's share", "oracle": "all labels"}
-
+# runs that acquire labels
+RUN_COLOURS = {"demo": "#c0392b", "entropy": "#c0392b", "random": "#2471a3", "entropy with quotas": "#e08214",
+               "words and k-centre": "#1e8449", "words and k-centre, no source": "#7d3c98"}
 # runs of the same number of steps that acquire none, or have all
-BOUNDS = {"source": "sim alone", "oracle": "all labels"}
+BOUNDS = {"source only": "sim alone", "labels only": "these labels alone", "all labels": "all labels"}
 
 
-def _points(measured: dict, kind: str) -> dict[int, list[float]]:
-    "Labelled images -> mIoU of each seed, for one kind of run."
+def _points(results: dict, arm: str) -> dict[int, list[float]]:
+    "Labelled images -> mIoU of each seed, for one arm."
     points: dict[int, list[float]] = {}
-    for run in measured["runs"]:
-        if run["kind"] == kind:
-            source = [] if kind == "oracle" else [(0, run["source_only"]["miou"])]
-            for labelled, miou in source + [(r["labelled"], r["miou"]) for r in run["rounds"]]:
-                points.setdefault(labelled, []).append(miou)
+    for run in results["runs"]:
+        if run["arm"] == arm:
+            for stage in run["stages"][-1:] if arm in BOUNDS else run["stages"]:
+                if stage["miou"] is not None:
+                    points.setdefault(stage["labelled"], []).append(stage["miou"])
     return dict(sorted(points.items()))
 
 
-def comparison_figure(measured: dict) -> go.Figure:
-    """mIoU by acquired labels: a thin line a seed, the mean thick; dashed, the same network and number of steps with no
-    or all target labels."""
+def comparison_figure(results: dict) -> go.Figure:
+    """mIoU by acquired labels: a thin line a seed, the mean thick; dashed, the same network and number of steps with
+    none, the same or all target labels and nothing else."""
     figure = go.Figure()
-    for kind, colour in RUN_COLOURS.items():
-        points = _points(measured, kind)
+    for arm, colour in RUN_COLOURS.items():
+        points = _points(results, arm)
         if not points:
             continue
         x = list(points)
         for k in range(max(map(len, points.values()), default=0)):
             figure.add_scatter(x=x, y=[v[k] for v in points.values() if k < len(v)], mode="lines",
-                               line=dict(color=colour, width=1), opacity=0.4,
-                               showlegend=False, hoverinfo="skip")
-        figure.add_scatter(x=x, y=[np.mean(v) for v in points.values()], mode="lines+markers",
-                           name=KIND_NAMES.get(kind, kind), line=dict(color=colour, width=3), marker_size=9,
-                           hovertemplate="%{x} labels<br>mIoU %{y:.1f}<extra>" + kind + "</extra>")
-    for kind, words in BOUNDS.items():
-        for labelled, values in _points(measured, kind).items():
-            words = (
-                f"{words}: {np.mean(values):.1f}" if not labelled else f"all {labelled} labels: {np.mean(values):.1f}"
-            )
-            figure.add_hline(np.mean(values), line_dash="dash", line_color="#777", annotation_text=words,
-                             annotation_position="bottom right")
+                               line=dict(color=colour, width=1), opacity=0.4, showlegend=False, hoverinfo="skip")
+        figure.add_scatter(x=x, y=[np.mean(v) for v in points.values()], mode="lines+markers", name=arm,
+                           line=dict(color=colour, width=3), marker_size=9,
+                           hovertemplate="%{x} labels<br>mIoU %{y:.1f}<extra>" + arm + "</extra>")
+    for arm, words in BOUNDS.items():
+        for labelled, values in _points(results, arm).items():
+            words = f"all {labelled} labels" if arm == "all labels" else words
+            figure.add_hline(np.mean(values), line_dash="dash", line_color="#777",
+                             annotation_text=f"{words}: {np.mean(values):.1f}", annotation_position="bottom right")
     figure.update_layout(title="mIoU by acquired labels", xaxis_title="labelled target images", yaxis_title="mIoU (%)",
                          legend=dict(orientation="h", y=1.1, x=1, xanchor="right"), **LAYOUT)
     return figure
 
 
-def comparison_table(measured: dict):
+def comparison_table(results: dict) -> pd.DataFrame:
     "The same numbers as a table: mean and standard deviation over seeds."
-    import pandas as pd
-
     rows = []
-    for kind in (*RUN_COLOURS, *BOUNDS):
-        for labelled, values in _points(measured, kind).items():
-            first = labelled == 0 and kind != "source"
-            name = (
-                "source only, before the first round"
-                if first
-                else "sim alone, as many steps"
-                if kind == "source"
-                else KIND_NAMES.get(kind, kind)
-            )
+    for arm in (*RUN_COLOURS, *BOUNDS):
+        for labelled, values in _points(results, arm).items():
+            name = "source only, before the first round" if labelled == 0 and arm not in BOUNDS else arm
+            name = "sim alone, as many steps" if arm == "source only" else name
             spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
             rows.append({"run": name, "labelled images": labelled, "mIoU (%)": f"{np.mean(values):.1f}{spread}",
                          "seeds": len(values)})
@@ -119,23 +108,22 @@ def comparison_table(measured: dict):
     return table.set_index("run")
 
 
-def gap_figure(measured: dict) -> plt.Figure:
+def gap_figure(results: dict) -> plt.Figure:
     "IoU of each class on real validation images: trained on `sim` alone, and on all real labels; mean over seeds."
     found = {}
-    for kind in BOUNDS:
-        results = [run["source_only"] if kind == "source" else run["rounds"][-1] for run in measured["runs"]
-                   if run["kind"] == kind]
-        names = list(results[0]["iou"])
-        values = np.ma.masked_invalid([[np.nan if r["iou"][c] is None else r["iou"][c] for c in names]
-                                       for r in results])
-        # no bar for a class that never occurs
-        found[kind] = np.mean([r["miou"] for r in results]), values.mean(0).filled(np.nan)
-    order = np.argsort(-found["oracle"][1])
+    for arm in ("source only", "all labels"):
+        last = [run["stages"][-1] for run in results["runs"] if run["arm"] == arm]
+        names = list(last[0]["iou"])
+        values = np.ma.masked_invalid([[np.nan if r["iou"][c] is None else r["iou"][c] for c in names] for r in last])
+        by_class = values.mean(0).filled(np.nan)  # no bar for a class that never occurs
+        found[arm] = np.mean([r["miou"] for r in last]), by_class
+    order = np.argsort(-found["all labels"][1])
     figure, axis = plt.subplots(figsize=(11, 3.2), dpi=80)
-    for k, (kind, label, colour) in enumerate((("source", "trained on sim", "#9ecae1"),
-                                               ("oracle", "trained on real", "#08519c"))):
-        axis.bar(np.arange(len(order)) + 0.4 * (k - 0.5), found[kind][1][order], 0.4, color=colour,
-                 label=f"{label}: mIoU {found[kind][0]:.1f} %")
+    bars = (("source only", "trained on sim", "#9ecae1"), ("all labels", "trained on real", "#08519c"))
+    for k, (arm, label, colour) in enumerate(bars):
+        miou, values = found[arm]
+        axis.bar(np.arange(len(order)) + 0.4 * (k - 0.5), values[order], 0.4, color=colour,
+                 label=f"{label}: mIoU {miou:.1f} %")
     axis.set_xticks(range(len(order)), [names[i] for i in order], rotation=45, ha="right")
     axis.set_ylabel("IoU on real (%)")
     axis.legend(frameon=False)
@@ -143,16 +131,21 @@ def gap_figure(measured: dict) -> plt.Figure:
     return figure
 
 
-def provenance(measured: dict) -> str:
+def provenance(results: dict) -> str:
     "Where the numbers come from, in one sentence."
-    seeds = sorted({run["seed"] for run in measured["runs"]})
-    minutes = [run["seconds"] / 60 for run in measured["runs"] if run["kind"] == "entropy"]
-    config = next(run["config"] for run in measured["runs"] if run["kind"] == "entropy")
-    return (
-        f"preset {measured['preset']}, seeds {', '.join(map(str, seeds))}, "
-        f"{' + '.join(map(str, (config['source_steps'], *config['round_steps'])))} steps, "
-        f"{measured['cores']} CPU cores, {min(minutes):.1f} minutes of training and evaluation for the quickest run"
-    )
+    runs = [run for run in results["runs"] if run["arm"] == results["arms"][0]]
+    seeds, minutes = sorted({run["seed"] for run in results["runs"]}), [run["seconds"] / 60 for run in runs]
+    config = runs[0]["config"]
+    return (f"experiments/{results['name']}.toml, seeds {', '.join(map(str, seeds))}, "
+            f"{' + '.join(map(str, (config['source_steps'], *config['round_steps'])))} steps, one CPU core a run, "
+            f"{min(minutes):.1f} minutes of training and evaluation for the quickest run")
+
+
+def summary_of(run: dict) -> dict:
+    "A run of an experiment as `Run.summary` has it."
+    first = [stage for stage in run["stages"] if stage["stage"] == "source"]
+    rounds = [stage for stage in run["stages"] if stage["stage"] != "source"]
+    return {"source_only": first[0] if first else None, "rounds": rounds}
 
 
 # Starting a run by hand
