@@ -142,8 +142,8 @@ def trial_difference(
         return paired({}, {})
     counts = torch.tensor([[image["with"], image["without"]] for image in images.values()])  # (n, 2, C, C)
     whole, left_out = (100 * iou_per_class(part).nanmean(-1) for part in (counts.sum(0), counts.sum(0) - counts))
-    n = len(counts)
-    pseudo = n * whole - (n - 1) * left_out if n > 1 else whole[None]
+    left_out = left_out if len(counts) > 1 else whole[None]  # of one image nothing can be left out
+    pseudo = whole + (len(counts) - 1) * (left_out.mean(0) - left_out)  # whose mean is that of all images together
     by_image = [dict(zip(images, column, strict=True)) for column in pseudo.T.tolist()]
     return paired(*by_image)
 

@@ -83,9 +83,11 @@ def test_interval_is_that_of_leaving_out_one_image_at_a_time(n):
     found = {"images": images, "folds": 2, "steps": 5}
     pick = lambda name, but=None: [image[name] for id, image in images.items() if id != but]  # noqa: E731
     delta = slow_miou(pick("with")) - slow_miou(pick("without"))
-    pseudo = [n * delta - (n - 1) * (slow_miou(pick("with", id)) - slow_miou(pick("without", id))) for id in images]
+    left_out = [slow_miou(pick("with", id)) - slow_miou(pick("without", id)) for id in images]
+    pseudo = [delta + (n - 1) * (sum(left_out) / n - one) for one in left_out]
     difference = trial_difference(found)
     assert difference.values == pytest.approx(pseudo) and difference.keys == tuple(images)
+    assert difference.mean == pytest.approx(delta)
     spread = (sum((p - sum(pseudo) / n) ** 2 for p in pseudo) / (n - 1) / n) ** 0.5
     from scipy.stats import t
 

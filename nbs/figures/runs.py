@@ -88,7 +88,8 @@ def comparison_figure(results: dict) -> go.Figure:
         for labelled, values in _points(results, arm).items():
             words = f"all {labelled} labels" if arm == "all labels" else words
             figure.add_hline(np.mean(values), line_dash="dash", line_color="#777",
-                             annotation_text=f"{words}: {np.mean(values):.1f}", annotation_position="bottom right")
+                             annotation_text=f"{words}: {np.mean(values):.1f}",
+                             annotation_position="bottom right" if arm == "source only" else "top left")
     figure.update_layout(title="mIoU by acquired labels", xaxis_title="labelled target images", yaxis_title="mIoU (%)",
                          legend=dict(orientation="h", y=1.1, x=1, xanchor="right"), **LAYOUT)
     return figure
@@ -133,12 +134,12 @@ def gap_figure(results: dict) -> plt.Figure:
 
 def provenance(results: dict) -> str:
     "Where the numbers come from, in one sentence."
-    runs = [run for run in results["runs"] if run["arm"] == results["arms"][0]]
-    seeds, minutes = sorted({run["seed"] for run in results["runs"]}), [run["seconds"] / 60 for run in runs]
-    config = runs[0]["config"]
+    runs = results["runs"]
+    seeds, minutes = sorted({run["seed"] for run in runs}), [run["seconds"] / 60 for run in runs]
+    config = next(run["config"] for run in runs if run["arm"] == results["arms"][0])
     return (f"experiments/{results['name']}.toml, seeds {', '.join(map(str, seeds))}, "
             f"{' + '.join(map(str, (config['source_steps'], *config['round_steps'])))} steps, one CPU core a run, "
-            f"{min(minutes):.1f} minutes of training and evaluation for the quickest run")
+            f"{min(minutes):.0f} to {max(minutes):.0f} minutes of training and evaluation a run")
 
 
 def summary_of(run: dict) -> dict:
