@@ -71,7 +71,7 @@ async def watched(client, kernel, patience: int) -> None:
     try:
         while not (await asyncio.wait([running], timeout=min(5, patience / 8)))[0]:
             with contextlib.suppress(psutil.NoSuchProcess, AttributeError):  # not begun, or just ended
-                if (now := used()) > last + 0.1:
+                if abs((now := used()) - last) > 0.1:  # less, too, is a change: a child has ended, and took its time with it
                     last, since = now, time.monotonic()
             if time.monotonic() > since + patience:
                 raise Stuck(f"idle for {patience} s")
