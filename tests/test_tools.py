@@ -316,6 +316,14 @@ def test_a_notebook_is_stored_with_its_outputs_or_not_at_all(one_cell):
 
 
 @pytest.mark.slow
+def test_a_kernel_whose_second_child_has_worked_less_than_the_first_is_not_idle(one_cell):
+    work = "import time\\nwhile time.process_time() < float({seconds}): pass"
+    source = f"import subprocess, sys\nfor seconds in (5, 4):\n    subprocess.run([sys.executable, '-c', f'{work}'], check=True)\n'done'"
+    execute.execute(file := one_cell(source), patience=2, attempts=1)
+    assert "done" in "".join(json.loads(file.read_text(encoding="utf-8"))["cells"][0]["outputs"][0]["data"]["text/plain"])
+
+
+@pytest.mark.slow
 def test_a_kernel_that_only_waits_is_ended_and_begun_anew(one_cell, capsys):
     import psutil
 
