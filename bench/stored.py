@@ -1,4 +1,4 @@
-"""Finished runs of an experiment's folder, and files of rows that scripts add to."""
+"""Finished runs of an experiment's folder, files of rows that scripts add to, and what older files were made with."""
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,9 @@ from typing import Any
 from stal_nb.experiments import run_key
 from stal_nb.run import Run
 from stal_nb.runtime.files import atomic_write_json
+
+# preset -> what its runs in `strategies.json` and `uncertainty.json` had: a first purchase that favours nothing, the paper's teacher
+AS_STORED = {"camvid": {"first_strategy": "random_group_quota", "teacher_window": 1.0}}
 
 
 def stored_runs(folder: Path) -> tuple[dict[str, Any], list[tuple[dict[str, Any], Run]]]:

@@ -16,6 +16,7 @@ import platform
 from pathlib import Path
 
 import torch
+from stored import AS_STORED
 
 from stal_nb.cli import parse_setting
 from stal_nb.config import Config
@@ -25,8 +26,6 @@ from stal_nb.runtime.files import atomic_write_json
 from stal_nb.selection import STRATEGIES, StrategyInput, declare, top_k
 
 PRESETS = {"scenes": "demo", "camvid": "camvid"}
-# what the stored runs of CamVid share: a first purchase that does not favour what is compared, and the paper's teacher
-SHARED = {"camvid": {"first_strategy": "random_group_quota", "teacher_window": 1.0}}
 ALL = [
     "random", "entropy", "entropy_group_quota", "margin", "least_confidence", "bald", "ensemble", "core_set",
     "uncertainty_diversity", "rare_class", "ripu_regions", "ripu_pixels", "random_regions", "random_pixels", "sure",
@@ -43,7 +42,8 @@ STRATEGIES["sure"] = declare(sure, {"entropy"})
 
 def base_run(data: str, root: str, seed: int, folder: Path, changes: dict, bar: bool) -> Run:
     "Source model, first purchase and warm-up, which all strategies share."
-    config = Config.preset(PRESETS[data], data_root=root, seed=seed, **{**SHARED.get(data, {}), **changes})
+    preset = PRESETS[data]
+    config = Config.preset(preset, data_root=root, seed=seed, **{**AS_STORED.get(preset, {}), **changes})
     run = Run.create(config, folder)
     run.bar = bar
     while run.stage is not None and not (run.round_folder(0) / "metrics.json").exists():

@@ -15,6 +15,7 @@ from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
+from stored import AS_STORED
 
 from stal_nb.config import Config
 from stal_nb.models import predict_logits
@@ -30,8 +31,7 @@ TITLES = {"demo": "embedded scenes", "camvid": "CamVid"}
 
 def trained(preset: str, root: str, seed: int, folder: Path) -> Run:
     "A run of the preset, at least up to the end of its warm-up."
-    first = {"first_strategy": "random_group_quota", "teacher_window": 1.0} if preset == "camvid" else {}  # as in strategies.py
-    run = Run.create(Config.preset(preset, data_root=root, seed=seed, **first), folder)
+    run = Run.create(Config.preset(preset, data_root=root, seed=seed, **AS_STORED.get(preset, {})), folder)
     run.bar = False
     while not run.products["round 0: train"].exists():
         print(f"{folder.name}: {run.stage}", flush=True)

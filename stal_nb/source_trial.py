@@ -132,33 +132,35 @@ def source_trial(
     shutil.rmtree(run.path / "source_trial", ignore_errors=True)  # the networks have said what they were asked
     return found
 
-# %% ../nbs/runtime/source_trial.ipynb #bb744608
+# %% ../nbs/runtime/source_trial.ipynb #6af999f3
+def _counts(found: Mapping[str, Any]) -> tuple[list[str], torch.Tensor]:
+    "The images that both ways of training were measured on, and their confusion: (images, with or without, C, C)."
+    images = {id: image for id, image in found["images"].items() if len(image) == 2}
+    return list(images), torch.tensor([[image["with"], image["without"]] for image in images.values()])
+
+
 def trial_difference(
     found: Mapping[str, Any],  # of `source_trial`
 ) -> Difference:  # with the source minus without, mIoU in points; its values are the pseudo-values of the images
     "What the source adds on held-out images, with a jackknife interval."
-    images = {id: image for id, image in found["images"].items() if len(image) == 2}
-    if not images:
+    ids, counts = _counts(found)
+    if not ids:
         return paired({}, {})
-    counts = torch.tensor([[image["with"], image["without"]] for image in images.values()])  # (n, 2, C, C)
     whole, left_out = (100 * iou_per_class(part).nanmean(-1) for part in (counts.sum(0), counts.sum(0) - counts))
-    left_out = left_out if len(counts) > 1 else whole[None]  # of one image nothing can be left out
-    pseudo = whole + (len(counts) - 1) * (left_out.mean(0) - left_out)  # whose mean is that of all images together
-    by_image = [dict(zip(images, column, strict=True)) for column in pseudo.T.tolist()]
-    return paired(*by_image)
+    left_out = left_out if len(ids) > 1 else whole[None]  # of one image nothing can be left out
+    pseudo = whole + (len(ids) - 1) * (left_out.mean(0) - left_out)  # whose mean is that of all images together
+    return paired(*(dict(zip(ids, column, strict=True)) for column in pseudo.T.tolist()))
 
 
 def trial_words(
     found: Mapping[str, Any],  # of `source_trial`
 ) -> str:
     "The difference with its interval, and what follows for the run."
-    d, counts = trial_difference(found), [image for image in found["images"].values() if len(image) == 2]
-    sums = (torch.tensor([image[name] for image in counts]).sum(0) for name in ("with", "without"))
-    means = [float(100 * iou_per_class(both).nanmean()) for both in sums]
+    d, (ids, counts) = trial_difference(found), _counts(found)
+    means = (100 * iou_per_class(counts.sum(0)).nanmean(-1)).tolist()
     interval = "no interval" if math.isnan(d.low) else f"95 % interval {d.low:+.1f} to {d.high:+.1f}"
-    lines = [f"{len(counts)} labelled images in {found['folds']} folds, {found['steps']} steps each: "
-             f"mIoU {means[0]:.1f} % with the source, {means[1]:.1f} % without: "
-             f"{means[0] - means[1]:+.1f} ({interval})"]
+    lines = [f"{len(ids)} labelled images in {found['folds']} folds, {found['steps']} steps each: "
+             f"mIoU {means[0]:.1f} % with the source, {means[1]:.1f} % without: {d.mean:+.1f} ({interval})"]
     lines.append({
         "higher": "The source helps: keep it in each batch.",
         "lower": "The source costs: try source = \"none\", or let it fade out, source_share = [0.5, 0.0].",

@@ -6,6 +6,7 @@ import pytest
 from browser import open_page
 from figures.runs import comparison_figure, comparison_table, gap_figure, provenance, summary_of
 from stal_nb.app.report import write_report
+from stal_nb.outcomes import outcome
 from stal_nb.run import Run
 from tiny import tiny
 
@@ -83,11 +84,9 @@ def test_a_run_that_is_not_complete_is_reported_as_far_as_it_is(tmp_path, new_pa
 @pytest.fixture
 def compared(run):
     "What `stal_nb compare` writes, with two seeds."
-    stages = [{"stage": "source", "labelled": 0, **run.summary()["source_only"]},
-              *({"stage": f"round {r['round']}", **r} for r in run.summary()["rounds"])]
-    common = {"seconds": run.summary()["seconds"], "config": run.config.to_dict()}
-    runs = [{"arm": arm, "seed": seed, "stages": stages, **common} for arm in ("entropy", "random") for seed in (0, 1)]
-    runs += [{"arm": "source only", "seed": 0, "stages": stages[:1], **common}, {"arm": "all labels", "seed": 0, "stages": stages, **common}]
+    kept = outcome(run, {})
+    runs = [{"arm": arm, "seed": seed, **kept} for arm in ("entropy", "random") for seed in (0, 1)]
+    runs += [{"arm": "source only", "seed": 0, **kept, "stages": kept["stages"][:1]}, {"arm": "all labels", "seed": 0, **kept}]
     return json.loads(json.dumps({"name": "demo", "arms": ["entropy", "random", "source only", "all labels"], "runs": runs}))
 
 
