@@ -267,7 +267,7 @@ def jobs_of(experiment: Experiment) -> int:
     "Processes at a time: as stated, or one a core, or one with a GPU."
     if experiment.jobs:
         return experiment.jobs
-    device = Config.preset(experiment.preset, **experiment.base).device
+    device = experiment.tasks()[0].config.device  # the base alone may be no whole configuration
     if device.startswith("cuda") or device == "auto" and torch.cuda.is_available():
         return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

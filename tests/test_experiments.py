@@ -20,7 +20,7 @@ from stal_nb.cli import main
 from stal_nb.comparison import compare, measured, measures_of, results_text
 from stal_nb.config import Config
 from stal_nb.datasets import RunData
-from stal_nb.experiments import Experiment
+from stal_nb.experiments import Experiment, jobs_of, plan_lines
 from stal_nb.outcomes import outcome
 from stal_nb.run import Run
 from stal_nb.runtime.errors import ConfigError, StalError, StoreError
@@ -298,6 +298,13 @@ def test_a_wrong_file_is_refused_with_its_name_and_the_key(tmp_path, capsys, tex
     assert main(["compare", str(file)]) == 1
     error = capsys.readouterr().err
     assert str(file) in error and expected in error and not (tmp_path / "runs").exists()
+
+
+def test_the_base_alone_need_not_be_a_whole_configuration(tmp_path):
+    "Rounds in the base and budgets with the data: planned and run by its tasks, not by the base."
+    data = {"few": {"budgets": [1, 2, 3]}, "more": {"budgets": [2, 4, 6]}}
+    experiment = Experiment("e", [Arm("a")], seeds=[0], base={**SHORT, "round_steps": [1, 1, 1]}, data=data, out=tmp_path / "e")
+    assert "2 runs" in plan_lines(experiment)[-1] and jobs_of(experiment) >= 1
 
 
 def test_variables_are_filled_in_wherever_a_setting_names_files(tmp_path, monkeypatch):
