@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -486,7 +487,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         if speaks:
             again = options.command in ("compare", "try-source")
-            command = f"{options.command} {options.path}" if again else f"resume {path}"
+            command = shlex.join(sys.argv[1:] if arguments is None else arguments) if again else f"resume {path}"
             print(f"\nStopped; everything up to here is saved. Continue with: stal_nb {command}", file=sys.stderr)
         return 130
     except AwaitingLabels as error:

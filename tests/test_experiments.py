@@ -2,6 +2,7 @@
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import threading
@@ -298,6 +299,17 @@ def test_a_wrong_file_is_refused_with_its_name_and_the_key(tmp_path, capsys, tex
     assert main(["compare", str(file)]) == 1
     error = capsys.readouterr().err
     assert str(file) in error and expected in error and not (tmp_path / "runs").exists()
+
+
+def test_a_stopped_comparison_says_the_whole_command(tmp_path, capsys, monkeypatch):
+    "Without its --out it would begin anew elsewhere."
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("stal_nb.cli.work_on_experiment", interrupted)
+    typed = ["compare", "experiments/demo.toml", "--out", str(tmp_path / "two words"), "--jobs", "2", "--seeds", "0", "1"]
+    assert main(typed) == 130
+    assert f"Continue with: stal_nb {shlex.join(typed)}\n" in capsys.readouterr().err
 
 
 def test_the_base_alone_need_not_be_a_whole_configuration(tmp_path):

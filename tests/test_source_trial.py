@@ -2,6 +2,7 @@
 import hashlib
 import json
 import math
+import shlex
 
 import pytest
 import torch
@@ -185,5 +186,6 @@ def test_command(run, capsys, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("stal_nb.cli.source_trial", interrupted)
-    assert main(["try-source", str(run.path), "--no-bar"]) == 130
-    assert f"stal_nb try-source {run.path}" in capsys.readouterr().err
+    typed = ["try-source", str(run.path), "--folds", "3", "--steps", "20", "--no-bar"]
+    assert main(typed) == 130
+    assert f"Continue with: stal_nb {shlex.join(typed)}\n" in capsys.readouterr().err
