@@ -223,6 +223,9 @@ MASKS = [np.random.default_rng(k).random((h, w)) < share for k, (h, w, share) in
 MASKS.append(np.add.outer(np.arange(90) ** 2, np.arange(120) ** 2) < 3000)
 
 
+PACKED = "packed run lengths need stal_nb[formats], which `make install` brings"
+
+
 @pytest.mark.parametrize("mask", MASKS, ids=lambda m: f"{m.shape}-{int(m.sum())}")
 def test_run_lengths_agree_with_a_slow_version_and_come_back(mask):
     rle = rle_encode(mask)
@@ -232,7 +235,7 @@ def test_run_lengths_agree_with_a_slow_version_and_come_back(mask):
 
 @pytest.mark.parametrize("mask", MASKS, ids=lambda m: f"{m.shape}-{int(m.sum())}")
 def test_packed_run_lengths_agree_with_a_slow_version_and_come_back(mask):
-    pytest.importorskip("pycocotools")
+    pytest.importorskip("pycocotools", reason=PACKED)
     packed = rle_encode(mask, packed=True)
     assert packed == {"size": list(mask.shape), "counts": slow_text(slow_counts(mask))} == pack_rle(rle_encode(mask))
     assert np.array_equal(rle_decode(packed), mask)
@@ -251,7 +254,7 @@ def test_texts_that_pycocotools_writes():
     "Noted down from pycocotools 2.0.11, of masks that a line describes."
     disk = np.add.outer((np.arange(20) - 9) ** 2, (np.arange(30) - 14) ** 2) < 50
     checks = (np.add.outer(np.arange(6), np.arange(7)) % 2).astype(bool)
-    pytest.importorskip("pycocotools")
+    pytest.importorskip("pycocotools", reason=PACKED)
     assert rle_encode(disk, packed=True)["counts"] == DISK and rle_encode(checks, packed=True)["counts"] == CHECKS
     assert pack_rle({"size": [170009, 1], "counts": [0, 5, 100000, 1, 3, 70000]})["counts"] == LARGE
 
@@ -276,7 +279,7 @@ def test_run_lengths_that_are_none_are_refused(rle, words):
 @pytest.mark.parametrize("text", ["ab\x7f", "", "o" * 9, "o" * 9 + "0", "ä", "P1", "2", "01", "22", "7", "3X", "0" * 40])
 def test_packed_run_lengths_that_are_none_are_refused(text):
     "Also those that pycocotools takes: a text too short, of which it would leave the rest of the mask to chance."
-    pytest.importorskip("pycocotools")
+    pytest.importorskip("pycocotools", reason=PACKED)
     with pytest.raises(LabelError, match=r"here: found b.* as packed run lengths, expected those of 2 × 3 pixels"):
         rle_decode({"size": [2, 3], "counts": text}, "here")
 

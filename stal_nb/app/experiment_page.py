@@ -27,34 +27,35 @@ def curve_points(
     results: Mapping[str, Any],  # of an experiment
     data: str,  # name of a data set
     arm: str,
-) -> list[tuple[float, int, float, float]]:  # share labelled, runs, mean mIoU, half of its 95 % interval (0: one run)
-    "Where an arm's learning curve passes, budget by budget."
-    scores: dict[tuple[int, float], list[float]] = {}
+) -> list[tuple[float, int, float, float]]:  # labels, runs, mean mIoU, half of its 95 % interval (0: one run)
+    "Where an arm's learning curve passes, purchase by purchase; of pools of different sizes the mean number of labels."
+    scores: dict[int, list[tuple[int, float]]] = {}
     for run in results["runs"]:
         if (run["data"], run["arm"]) == (data, arm):
             for place, stage in enumerate(run["stages"]):
-                if stage["fraction"] > 0 and stage["miou"] is not None:
-                    scores.setdefault((place, stage["fraction"]), []).append(stage["miou"])
+                if stage["labelled"] > 0 and stage["miou"] is not None:
+                    scores.setdefault(place, []).append((stage["labelled"], stage["miou"]))
     points = []
-    for (_, fraction), values in sorted(scores.items()):
+    for _, pairs in sorted(scores.items()):
+        labels, values = zip(*pairs, strict=True)
         mean, _, high = mean_interval(values)
-        points.append((fraction, len(values), mean, 0.0 if math.isnan(high) else high - mean))
+        points.append((sum(labels) / len(labels), len(values), mean, 0.0 if math.isnan(high) else high - mean))
     return points
 
 
 def curves_figure(results: Mapping[str, Any], data: str) -> go.Figure:
-    "mIoU by share of the pool that is labelled, on a logarithmic axis."
+    "mIoU by the number of labelled images, on a logarithmic axis."
     figure = go.Figure()
     for arm, colour in zip(results["arms"], COLOURS * len(results["arms"]), strict=False):
         points = curve_points(results, data, arm)
         if points:
-            share, runs, mean, half = zip(*points, strict=True)
+            labels, runs, mean, half = zip(*points, strict=True)
             figure.add_scatter(
-                x=[100 * s for s in share], y=mean, error_y=dict(array=half, thickness=1), name=arm, customdata=runs,
+                x=labels, y=mean, error_y=dict(array=half, thickness=1), name=arm, customdata=runs,
                 mode="lines+markers", marker=dict(color=colour, size=9), line=dict(color=colour, width=2),
-                hovertemplate=f"{arm}<br>%{{x:.3g}} % labelled<br>mIoU %{{y:.1f}} %, "
+                hovertemplate=f"{arm}<br>%{{x:.3g}} labelled images<br>mIoU %{{y:.1f}} %, "
                               "%{customdata} runs<extra></extra>")
-    figure.update_layout(title=f"{data}: mIoU by labels", xaxis_title="share of the pool that is labelled (%)",
+    figure.update_layout(title=f"{data}: mIoU by labels", xaxis_title="labelled images",
                          xaxis_type="log", yaxis_title="mIoU (%)", **LAYOUT)
     return figure
 
