@@ -19,20 +19,30 @@ def read_experiment(file: str | Path) -> dict:  # "runs", and of a comparison "a
 def paired_table(results: dict, measure: str = "miou", baseline: str = "") -> pd.DataFrame:
     "Each arm against the baseline, or another arm in its place, paired by seed, as `stal_nb compare` prints it."
     rows = [row_cells(row) for row in compare({**results, "baseline": baseline or results["baseline"]}, measure)]
-    return pd.DataFrame(rows, columns=HEAD).set_index("arm").drop(columns="data")
+    table = pd.DataFrame(rows, columns=HEAD).set_index(["data", "arm"])
+    return table if len(results["data"]) > 1 else table.droplevel("data")
+
+
+def of_data(results: dict, data: str) -> dict:
+    "Of an experiment on several data sets what it did on one, for any of the tables."
+    return {**results, "data": [data], "runs": [run for run in results["runs"] if run["data"] == data]}
+
+
+def _by_seed(results: dict, measure: str) -> pd.DataFrame:
+    rows = {(r["arm"], f"seed {r['seed']}"): measured(r, measure) for r in results["runs"]}
+    return pd.Series(rows).unstack().loc[results["arms"]]
 
 
 def seed_table(results: dict, measure: str = "miou") -> pd.DataFrame:
     "A row an arm, a column a seed; percent."
-    rows = {(r["arm"], f"seed {r['seed']}"): measured(r, measure) for r in results["runs"]}
-    return pd.Series(rows).unstack().loc[results["arms"]].round(1)
+    return _by_seed(results, measure).round(1)
 
 
 def gap_closed(results: dict, below: tuple[str, ...], above: str) -> pd.DataFrame:
     """How much of the way from the best mean of the arms `below` to the mean of `above` an arm goes, percent.
 
     Over the seeds that all arms have."""
-    table = seed_table(results).dropna(axis=1)
+    table = _by_seed(results, "miou").dropna(axis=1)
     start, end = table.loc[list(below)].mean(axis=1).max(), table.loc[above].mean()
     others = table.drop([*below, above]).mean(axis=1)
     return pd.DataFrame({f"of {start:.1f} to {end:.1f}": 100 * (others - start) / (end - start)})
