@@ -424,7 +424,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         crop_size=(176, 240), source_scale=(0.6, 1.2), target_scale=(0.4, 0.8), paste_scale=None, eval_size=(240, 320),
         source_images=2000, first_strategy="word_coverage", strategy="frozen_k_center", teacher_window=0.2,
         source_batch=3, target_batch=3, unlabelled_batch=4, lr=0.01, num_negatives=64, bank_capacity=2000, bank_push=64,
-        confidence_momentum=0.97, class_rate=False, lambda_u=0.2, drop_percent=50.0, source_steps=400,
+        confidence_momentum=0.97, class_rate=False, lambda_u=0.2, drop_percent=50.0, source_steps=200,
         round_steps=(300, 300), budgets=(4, 18), checkpoint_every=100),
     "folder": dict(
         data="folder", backbone="tf_efficientnet_lite0", aspp_channels=64, embedding_dim=64, image_size=(240, 320),
